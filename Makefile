@@ -1,0 +1,72 @@
+# Everything docmill needs, from a fresh clone. `make` prints the targets.
+# EXTRA=gpu takes the CUDA lock; without it the environment stays what it is, cpu when there is none yet.
+SHELL     := /bin/bash
+PYTHON    ?= python3
+READY     := .venv/.docmill-ready
+EXTRA     ?= $(or $(file < $(READY)),cpu)
+LOCK      := requirements/$(EXTRA).txt
+SEED      ?= 7
+DOCUMENTS ?= 300
+
+# -qq: pip's warnings about the reader's own pip settings are not ours to print; errors still are.
+PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-accuracy ui test test-servers lint lock clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
+
+demo: $(READY)  ## translate, classify and summarise the demo corpus on this machine, then show the report
+	@.venv/bin/docmill demo
+
+demo-accuracy: $(READY)  ## the demo model's answers against the known ones (SEED=7 DOCUMENTS=300)
+	@.venv/bin/docmill demo-accuracy --seed $(SEED) --documents $(DOCUMENTS)
+
+ui: $(READY)  ## Dagster's pages: assets, runs, schedules
+	@.venv/bin/docmill ui
+
+test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger")
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-servers:
+	@bash tests/servers/install.sh
+
+# mypy cannot follow setuptools' editable hook: it sees `docmill` through a link to the repository instead.
+lint: $(READY)  ## ruff, mypy and the import contracts
+	@mkdir -p build/typing && ln -sfn ../.. build/typing/docmill
+	@.venv/bin/ruff check --quiet --output-format concise .
+	@.venv/bin/ruff format --check --quiet --output-format concise . || { echo 'to format: .venv/bin/ruff format FILE'; exit 1; }
+	@MYPYPATH=build/typing .venv/bin/mypy --no-error-summary
+	@.venv/bin/lint-imports --no-timings > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
+
+# uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
+UV_COMPILE := build/uv/bin/uv pip compile pyproject.toml --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --override requirements/overrides.txt --extra dev $(LOCK_ARGS)
+
+lock:  ## resolve requirements/*.txt anew (LOCK_ARGS=--upgrade for the newest versions)
+	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip -qq --disable-pip-version-check install uv; }
+	@$(UV_COMPILE) --extra cpu --override requirements/overrides-cpu.txt --config-file requirements/uv-cpu.toml --output-file requirements/cpu.txt
+	@$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
+	@git --no-pager diff --stat -- requirements
+
+clean:  ## remove everything that a target here made, the environment included
+	rm -rf .venv .docmill build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Once, and again when the lock or the project changes. torch comes first and with its own dependencies: where
+# pip finds only the CUDA build, that needs libraries which the CPU lock does not name. The rest is exactly the
+# lock; --no-deps because the lock leaves out what vLLM names and text does not need (requirements/overrides.txt).
+$(READY): pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "docmill needs Python 3.11 or 3.12; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.11"; exit 1; }
+	@[ "$$(cat $@ 2>/dev/null || echo $(EXTRA))" = $(EXTRA) ] || { echo 'removing the $(file < $(READY)) environment'; rm -rf .venv; }
+	@echo '[1/4] virtual environment .venv (10 seconds)'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo '[2/4] torch (half a minute for the CPU build; several GB where pip finds the CUDA build)'
+	@$(PIP) -c $(LOCK) torch
+	@echo '[3/4] $(words $(shell grep -v "^ *\#" $(LOCK))) packages of $(LOCK) (2 to 5 minutes)'
+	@$(PIP) --no-deps -r $(LOCK)
+	@echo '[4/4] docmill itself, editable (5 seconds)'
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@echo $(EXTRA) > $@
