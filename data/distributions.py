@@ -1,0 +1,57 @@
+"""A real corpus that is on every machine: the long descriptions of the installed Python distributions.
+
+Nobody wrote it for us: README files with code, tables, badges, raw HTML and odd Unicode, from empty to 100 KB. Built
+when it is needed, never committed.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pyarrow as pa
+
+from docmill.data.shards import ShardWriter
+
+SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("version", pa.string()),
+        pa.field("summary", pa.string()),  # the author's own one-liner
+        pa.field("topics", pa.list_(pa.string())),  # the author's `Topic ::` classifiers
+        pa.field("description", pa.string()),
+    ]
+)
+TOPIC = "Topic :: "
+
+
+def write_distributions(shard_uri: str) -> int:
+    """Write one shard with a row for each installed distribution, sorted by name. Returns how many."""
+    rows = sorted(
+        {row["name"]: row for row in map(_row, metadata.distributions())}.values(),
+        key=lambda row: row["name"],
+    )
+    with ShardWriter(shard_uri, SCHEMA) as writer:
+        writer.write(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+        writer.commit()
+    return len(rows)
+
+
+def _row(distribution: metadata.Distribution) -> dict[str, object]:
+    about = distribution.metadata
+    description = about.get_payload() or about.get("Description") or ""  # type: ignore[attr-defined]
+    return {
+        "name": distribution.name,
+        "version": distribution.version,
+        "summary": _printable(about.get("Summary")),
+        "topics": [
+            topic.removeprefix(TOPIC)
+            for topic in about.get_all("Classifier") or []
+            if topic.startswith(TOPIC)
+        ],
+        "description": _printable(description),
+    }
+
+
+def _printable(text: str | None) -> str | None:
+    """Metadata that is no UTF-8 comes out of `email` with surrogates, which Arrow cannot hold."""
+    return None if text is None else str(text).encode("utf-8", errors="replace").decode()

@@ -1,0 +1,57 @@
+"""Errors of the data layer.
+
+DataError
+├── StorageError            the store did not do what was asked
+│   ├── StorageUnreachable  no answer: worth trying again later (retryable)
+│   ├── StorageDenied       the store knows us not, or forbids it
+│   └── StorageNotFound     bucket, folder or file does not exist
+└── ShardError              one Parquet file cannot be used; the other shards can
+    ├── ShardCorrupt        not readable as Parquet
+    └── ShardSchemaError    a column is missing or of a type that cannot be used
+"""
+
+from __future__ import annotations
+
+
+class DataError(Exception):
+    """Base of what a bad file or store can cause. `retryable` says whether the same call may work later."""
+
+    retryable = False
+
+
+class StorageError(DataError):
+    """A store failed. Carries the `uri` that was asked for."""
+
+    def __init__(self, uri: str, message: str):
+        super().__init__(f"{uri}: {message}")
+        self.uri = uri
+
+
+class StorageUnreachable(StorageError):
+    """The store gave no answer (name, port, network, or it is overloaded)."""
+
+    retryable = True
+
+
+class StorageDenied(StorageError):
+    """The store refused the credentials, or the credentials do not allow this."""
+
+
+class StorageNotFound(StorageError):
+    """The bucket, folder or file does not exist."""
+
+
+class ShardError(DataError):
+    """One shard cannot be used. Carries `shard_uri`; the job reports it and goes on with the others."""
+
+    def __init__(self, shard_uri: str, message: str):
+        super().__init__(f"{shard_uri}: {message}")
+        self.shard_uri = shard_uri
+
+
+class ShardCorrupt(ShardError):
+    """The file is not readable as Parquet."""
+
+
+class ShardSchemaError(ShardError):
+    """A column the job names is missing, or has a type that holds no text or id."""

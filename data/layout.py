@@ -1,0 +1,57 @@
+"""Where everything lies: the only file that puts paths together. See design.md, "On storage".
+
+{output}/{task}/dt=2026-11-20/{shard}                 answers, one file per input shard, same relative name
+{output}/_docmill/dt=2026-11-20/report.json           figures of the last run
+                               /manifest.json         written last: files, counts, fingerprints
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from docmill.data.records import Partition
+
+INTERNAL = (
+    "_docmill"  # readers that glob `{output}/{task}` never see it; engines skip names that start with "_"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All URIs of one partition of one job's output."""
+
+    output_uri: str
+    partition: Partition
+
+    def answers_folder(self, task: str) -> str:
+        """Folder of this partition's answer files of one task."""
+        return join(self.output_uri, task, self.partition.folder)
+
+    def answers(self, task: str, shard_name: str) -> str:
+        """The answer file of one task for one input shard."""
+        return join(self.answers_folder(task), shard_name)
+
+    @property
+    def report(self) -> str:
+        """Figures of the partition's last run."""
+        return join(self.output_uri, INTERNAL, str(self.partition), "report.json")
+
+    @property
+    def manifest(self) -> str:
+        """Written last; no manifest means the partition was never finished."""
+        return join(self.output_uri, INTERNAL, str(self.partition), "manifest.json")
+
+
+def answers_glob(output_uri: str, task: str) -> str:
+    """A plain glob over all answers of a task, as Polars, DuckDB and pyarrow take it."""
+    return join(output_uri, task, "**", "*.parquet")
+
+
+def source_folder(source_uri: str, partition: Partition) -> str:
+    """Folder of the input shards of one partition."""
+    return join(source_uri, partition.folder)
+
+
+def join(base: str, *parts: str) -> str:
+    """Put a URI together with single slashes; empty parts are left out."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part)])

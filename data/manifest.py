@@ -1,0 +1,63 @@
+"""The last thing a run writes: which answer files belong to a partition. No manifest means never finished.
+
+A run of some of the tasks keeps what the manifest says of the others.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from docmill.data import storage
+from docmill.data.errors import StorageNotFound
+
+MANIFEST_VERSION = 1
+
+
+class AnswerFile(BaseModel):
+    """One output file. `shard_version` is the input it was made from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    rows: int
+    shard_version: str
+
+
+class TaskManifest(BaseModel):
+    """What one task's files were made with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: str  # hash of the task's settings and prompt
+    model_fingerprint: str
+    finished_at: datetime
+    files: list[AnswerFile] = Field(default_factory=list)
+    failed_shards: list[str] = Field(default_factory=list)
+
+
+class Manifest(BaseModel):
+    """All tasks of one partition."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    manifest_version: int = MANIFEST_VERSION
+    job: str
+    partition: str
+    tasks: dict[str, TaskManifest] = Field(default_factory=dict)
+
+
+def read_manifest(uri: str) -> Manifest | None:
+    """The manifest at `uri`, or None where there is none or it is of another version."""
+    try:
+        content = json.loads(storage.read_bytes(uri))
+    except StorageNotFound:
+        return None
+    return Manifest.model_validate(content) if content.get("manifest_version") == MANIFEST_VERSION else None
+
+
+def write_manifest(uri: str, manifest: Manifest) -> None:
+    """One PUT, over the one before."""
+    storage.put_bytes(uri, manifest.model_dump_json(indent=1).encode())

@@ -1,0 +1,65 @@
+"""Arrow schemas of what docmill writes, and the checks of what it reads. Versioned: a reader can tell what it has.
+
+Output of a task = the document's id column and the carried columns as they were in the shard (name and type), then
+the common columns below with the task's own columns in the middle.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.types as pat
+
+from docmill.data.errors import ShardSchemaError
+
+ANSWERS_VERSION = 1  # raise when a column of the output changes its name, type or meaning
+VERSION_KEY = b"docmill.answers_version"
+
+BEFORE_TASK = [pa.field("status", pa.string(), nullable=False)]
+AFTER_TASK = [
+    pa.field("error", pa.string()),
+    pa.field("prompt_tokens", pa.int32(), nullable=False),
+    pa.field("cached_tokens", pa.int32(), nullable=False),
+    pa.field("output_tokens", pa.int32(), nullable=False),
+    pa.field("finish_reason", pa.string()),
+    pa.field("request_key", pa.string()),
+    pa.field("model", pa.string(), nullable=False),
+    pa.field("produced_at", pa.timestamp("us", tz="UTC"), nullable=False),
+]
+COMMON_COLUMNS = frozenset(field.name for field in (*BEFORE_TASK, *AFTER_TASK))
+
+
+def answer_schema(carried: pa.Schema, task_fields: list[pa.Field]) -> pa.Schema:
+    """Schema of one task's output files, for a shard whose id and carried columns are `carried`."""
+    metadata = {VERSION_KEY: str(ANSWERS_VERSION).encode()}
+    return pa.schema([*carried.remove_metadata(), *BEFORE_TASK, *task_fields, *AFTER_TASK], metadata=metadata)
+
+
+def check_shard_schema(
+    shard_uri: str, schema: pa.Schema, *, id_column: str, text_column: str, carry: list[str]
+) -> None:
+    """Raise `ShardSchemaError` unless the shard has the columns that the job names, with usable types."""
+    missing = [name for name in (id_column, text_column, *carry) if name not in schema.names]
+    if missing:
+        raise ShardSchemaError(
+            shard_uri,
+            f"column {', '.join(map(repr, missing))} is missing; the file has {', '.join(map(repr, schema.names))}. "
+            "Name the right columns in the job's `source` (id_column, text_column, carry)",
+        )
+    text_type = _value_type(schema.field(text_column).type)
+    if not (_is_text(text_type) or pat.is_binary(text_type) or pat.is_large_binary(text_type)):
+        raise ShardSchemaError(
+            shard_uri, f"text column {text_column!r} must hold strings (or UTF-8 bytes), it holds {text_type}"
+        )
+    id_type = _value_type(schema.field(id_column).type)
+    if not (_is_text(id_type) or pat.is_integer(id_type)):
+        raise ShardSchemaError(
+            shard_uri, f"id column {id_column!r} must hold strings or integers, it holds {id_type}"
+        )
+
+
+def _value_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pat.is_dictionary(type_) else type_
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)

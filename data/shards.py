@@ -1,0 +1,200 @@
+"""Read shards in bounded memory, write output files atomically. Parquet and Arrow do the work.
+
+A shard is read row group by row group and, inside a row group, in batches of at most `max_batch_bytes` of text, so
+memory depends neither on the size of a shard nor on how its writer cut it. Only the columns that the job names are
+read. Text comes out as `str` whatever the file holds: bytes that are not UTF-8 become U+FFFD in that row alone.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from docmill.data import storage
+from docmill.data.errors import ShardCorrupt
+from docmill.data.records import Document, Shard
+from docmill.data.schemas import check_shard_schema
+
+T = TypeVar("T")
+
+MAX_BATCH_ROWS = 512
+MAX_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentBatch:
+    """Some consecutive rows of one shard."""
+
+    first_row: int
+    documents: list[Document]
+    carried: (
+        pa.RecordBatch
+    )  # the id column and the carried columns of the same rows, as they are in the shard
+
+
+class ShardReader:
+    """One shard's documents. `num_rows` and `carried_schema` are known on opening; iterate for the batches.
+
+    Raises `ShardCorrupt` or `ShardSchemaError` on opening or, for damage further inside, while iterating.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        id_column: str,
+        text_column: str,
+        carry: list[str],
+        max_batch_rows: int = MAX_BATCH_ROWS,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
+    ):
+        self.shard = shard
+        self._id_column, self._text_column = id_column, text_column
+        self._max_batch_rows, self._max_batch_bytes = max_batch_rows, max_batch_bytes
+        self._stream_context = storage.open_input(shard.uri)
+        self._stream = self._stream_context.__enter__()
+        try:
+            self._file = self._parquet(lambda: pq.ParquetFile(self._stream))
+            schema = self._file.schema_arrow
+            check_shard_schema(shard.uri, schema, id_column=id_column, text_column=text_column, carry=carry)
+        except BaseException:
+            self.close()
+            raise
+        self._kept = list(dict.fromkeys([id_column, *carry]))
+        self._columns = list(dict.fromkeys([*self._kept, text_column]))
+        self.carried_schema = pa.schema([schema.field(name) for name in self._kept])
+        self.num_rows: int = self._file.metadata.num_rows
+
+    def __iter__(self) -> Iterator[DocumentBatch]:
+        row = 0
+        for group in range(self._file.metadata.num_row_groups):
+            batches = self._file.iter_batches(
+                self._batch_rows(group), row_groups=[group], columns=self._columns
+            )
+            while (batch := self._parquet(partial(next, batches, None))) is not None:
+                yield self._documents(batch, row)
+                row += batch.num_rows
+
+    def close(self) -> None:
+        """Give the file handle back."""
+        self._stream_context.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _batch_rows(self, group: int) -> int:
+        metadata = self._file.metadata.row_group(group)
+        row_bytes = metadata.total_byte_size / max(metadata.num_rows, 1)
+        return int(max(1, min(self._max_batch_rows, self._max_batch_bytes // max(row_bytes, 1))))
+
+    def _documents(self, batch: pa.RecordBatch, first_row: int) -> DocumentBatch:
+        ids = _strings(batch.column(self._id_column))
+        texts = _strings(batch.column(self._text_column))
+        documents = [
+            Document(doc_id, text, first_row + offset)
+            for offset, (doc_id, text) in enumerate(zip(ids, texts, strict=True))
+        ]
+        return DocumentBatch(first_row, documents, _valid_utf8(batch.select(self._kept)))
+
+    def _parquet(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, pa.ArrowException):
+                with storage.store_errors(self.shard.uri):
+                    raise
+            raise ShardCorrupt(
+                self.shard.uri,
+                f"not readable as Parquet ({error}). Write the file again, or take it out of the source",
+            ) from error
+
+
+def _valid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows, readable by everybody: Polars refuses a whole file for one string that is no UTF-8."""
+    try:
+        batch.validate(full=True)
+        return batch
+    except pa.ArrowInvalid:
+        columns = [
+            pa.array(_strings(column), column.type)
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            else column
+            for column in batch.columns
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _strings(column: pa.Array) -> list[str | None]:
+    """A column of strings, bytes, integers or a dictionary of them, as `str`; never raises on bad UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    # A string array may hold bytes that are no UTF-8 (Arrow does not check on reading); as_py() would raise for all.
+    raw = column.cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", errors="replace") for value in raw]
+
+
+class ShardWriter:
+    """Writes one Parquet file that appears, whole, when `commit` is called, and not at all otherwise.
+
+    Rows are written to a local file as they come (memory: one row group), which is then put in place by one upload.
+    Use as a context manager: leaving it without `commit` throws the file away.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema, *, max_rows_per_group: int = 64 * 1024):
+        self.uri, self.schema = uri, schema
+        self.num_rows = 0
+        self._max_rows_per_group = max_rows_per_group
+        self._pending: list[pa.RecordBatch] = []
+        self._num_pending = 0
+        handle, self._spool = tempfile.mkstemp(prefix="docmill-", suffix=".parquet")
+        os.close(handle)
+        os.chmod(
+            self._spool, 0o644
+        )  # mkstemp makes it private; the output is for everybody who may see the folder
+        self._writer = pq.ParquetWriter(self._spool, schema, compression="zstd")
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; `batch` has exactly the writer's schema."""
+        self._pending.append(batch)
+        self._num_pending += batch.num_rows
+        self.num_rows += batch.num_rows
+        if self._num_pending >= self._max_rows_per_group:
+            self._flush()
+
+    def commit(self) -> None:
+        """Finish the file and make it visible under `uri`, over whatever lay there."""
+        self._flush()
+        self._writer.close()
+        storage.put_file(self.uri, self._spool)
+
+    def discard(self) -> None:
+        """Throw the file away; after `commit` this does nothing that shows."""
+        self._writer.close()
+        if os.path.exists(self._spool):
+            os.remove(self._spool)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_batches(self._pending, schema=self.schema))
+            self._pending, self._num_pending = [], 0

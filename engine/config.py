@@ -1,0 +1,52 @@
+"""Settings of the model and the engine, as they stand in a job's YAML. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class ModelConfig(BaseModel):
+    """Which model answers. `source` is `demo` (bundled), a folder, or a Hugging Face name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = "demo"
+    revision: str | None = (
+        None  # commit or tag of a Hugging Face model; pin it, or answers change when the model does
+    )
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict
+    )  # e.g. {enable_thinking: false} for Qwen3
+
+
+class EngineConfig(BaseModel):
+    """How the model runs. What is not set is chosen for the device, see `vllm_engine`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["vllm", "fake"] = "vllm"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto on a CPU is float32: 6-8x faster on AVX2
+    )
+    max_model_len: PositiveInt | None = None  # None: what the model was made for
+    max_num_seqs: PositiveInt | None = (
+        None  # sequences computed together; more is faster until memory is full
+    )
+    max_num_batched_tokens: PositiveInt | None = None
+    max_in_flight: PositiveInt | None = (
+        None  # requests handed to the engine ahead of need; None: 4 x max_num_seqs
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    kv_cache_gib: PositiveInt = 1  # memory for the KV cache on a CPU
+    tensor_parallel_size: PositiveInt = 1
+    in_process: bool | None = (
+        None  # None: on a CPU yes (loads in 4 s, not 30), on a GPU no (survives a crash)
+    )
+    seed: int = 0
+    extra: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs as it stands

@@ -1,0 +1,39 @@
+"""Errors of the engine.
+
+EngineError
+├── ModelError            the model cannot be used: absent, not a model, not supported
+├── EngineConfigError     the engine refuses its settings, or what it needs is not installed
+└── EngineDied            the engine stopped answering; its requests are lost and may be sent again (retryable)
+
+What is wrong with one request never raises: it comes back as that request's `Completion.error`.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of what the engine can raise. `retryable` says whether a new engine may succeed."""
+
+    retryable = False
+
+
+class ModelError(EngineError):
+    """The model cannot be used. Carries `source`, the path or name that was asked for."""
+
+    def __init__(self, source: str, message: str):
+        super().__init__(f"model {source!r}: {message}")
+        self.source = source
+
+
+class EngineConfigError(EngineError):
+    """The engine refuses its settings, or a package it needs is not installed."""
+
+
+class EngineDied(EngineError):
+    """The engine failed as a whole. Carries `num_in_flight`, how many requests it took with it."""
+
+    retryable = True
+
+    def __init__(self, message: str, num_in_flight: int):
+        super().__init__(f"the engine died with {num_in_flight} requests in flight: {message}")
+        self.num_in_flight = num_in_flight

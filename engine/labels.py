@@ -1,0 +1,56 @@
+"""Score any number of labels, of any number of tokens, with questions that each ask for the next token only.
+
+vLLM gives exact log-probabilities of named next tokens without generating (`logprob_token_ids`) and without losing
+the cached prefix. The labels form a trie; every inner node is one such question: "after the prompt and this beginning
+of a label, how likely is each token that may come next?" Single-token labels are one question in all. The
+log-probability of a label is the sum along its path.
+
+Where one label is the beginning of another ("account", "account access"), the shorter one would always win; then
+every label is scored with the end-of-turn token behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Log-probabilities wanted for `next_token_ids` after the prompt followed by `prefix`."""
+
+    prefix: TokenIds
+    next_token_ids: TokenIds
+
+
+class LabelTrie:
+    """The questions that score a set of labels, and the scores from their answers. Same labels, same trie: reuse it."""
+
+    def __init__(self, labels: Sequence[TokenIds], *, end_token_id: int, max_ids_per_question: int = 128):
+        if any(not label for label in labels):
+            raise ValueError("a label has no tokens")
+        if len(set(labels)) != len(labels):
+            raise ValueError("two labels have the same tokens")
+        if any(a != b and b[: len(a)] == a for a in labels for b in labels):
+            labels = [(*label, end_token_id) for label in labels]
+        self.labels = tuple(labels)
+        children: dict[
+            TokenIds, dict[int, None]
+        ] = {}  # prefix -> its next tokens, in order of first appearance
+        for label in self.labels:
+            for length, token_id in enumerate(label):
+                children.setdefault(label[:length], {})[token_id] = None
+        self.questions = [
+            Question(prefix, tuple(ids)[start : start + max_ids_per_question])
+            for prefix, ids in children.items()
+            for start in range(0, len(ids), max_ids_per_question)
+        ]
+
+    def scores(self, logprobs: Mapping[TokenIds, Mapping[int, float]]) -> tuple[float, ...]:
+        """Log-probability of each label, in order. `logprobs[prefix][token]` are the questions' answers."""
+        return tuple(
+            sum(logprobs[label[:length]][token_id] for length, token_id in enumerate(label))
+            for label in self.labels
+        )

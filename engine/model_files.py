@@ -1,0 +1,59 @@
+"""Which files a model name means, and a fingerprint that changes when the model does."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import xxhash
+
+from docmill.engine.config import ModelConfig
+from docmill.engine.errors import ModelError
+
+SAMPLE_BYTES = 1 << 20  # of each weight file's start (its table of tensors) and end
+
+
+def resolve_model(config: ModelConfig) -> str:
+    """Folder of the model, or its Hugging Face name where vLLM is to fetch it. Raises `ModelError` with the remedy."""
+    if config.source == "demo":
+        return str(resources.files("docmill.data.demo") / "model")
+    looks_like_path = config.source.startswith((".", "/", "~")) or config.source.count("/") != 1
+    folder = Path(os.path.expanduser(config.source))
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                config.source, "the folder has no config.json; expected a Hugging Face checkpoint: config.json, the "
+                "tokenizer's files and *.safetensors"
+            )  # fmt: skip
+        return str(folder)
+    if looks_like_path:
+        raise ModelError(
+            config.source, "no such folder. `model.source` takes the path of a Hugging Face checkpoint, a name as on "
+            "huggingface.co (owner/model), or `demo` for the bundled model"
+        )  # fmt: skip
+    return config.source
+
+
+def fingerprint(model: str, revision: str | None) -> str:
+    """16 hex digits that change when the model's files do.
+
+    Small files count whole; of weight files the size, the start and the end, so that a 100 GB checkpoint costs
+    milliseconds. A Hugging Face name counts with its revision: pin it.
+    """
+    digest = xxhash.xxh3_64()
+    folder = Path(model)
+    if not folder.is_dir():
+        digest.update(f"{model}@{revision}".encode())
+        return digest.hexdigest()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".jinja", ".txt"}:
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}|{size}|".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(SAMPLE_BYTES))
+            if size > 2 * SAMPLE_BYTES:
+                stream.seek(-SAMPLE_BYTES, os.SEEK_END)
+            digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()

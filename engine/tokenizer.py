@@ -1,0 +1,73 @@
+"""The model's tokenizer, with a separate way in for document text.
+
+A chat model obeys control tokens (`<|im_end|>`, `<tool_call>`, ...). Tokenizers map that *text* to those *tokens*
+wherever it stands, so a document that contains it could end its own turn and speak as the system. Here documents go
+through a copy of the tokenizer that has no control tokens at all: the same characters become ordinary tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from docmill.engine.config import ModelConfig
+from docmill.engine.errors import ModelError
+from docmill.engine.model_files import resolve_model
+
+
+class ModelTokenizer:
+    """Text to token ids and back. Thread-safe; batches use all cores. Loads without torch's help, in a second or two."""
+
+    def __init__(self, config: ModelConfig):
+        # Imported here: half a second, and only those who tokenise need it.
+        from tokenizers import Tokenizer
+        from transformers import AutoTokenizer
+
+        source = resolve_model(config)
+        try:
+            self._chat = AutoTokenizer.from_pretrained(
+                source, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(config.source, f"its tokenizer does not load: {error}") from error
+        if not self._chat.is_fast:
+            raise ModelError(
+                config.source, "docmill needs a fast tokenizer (tokenizer.json); this model has none"
+            )
+        self._chat_kwargs = config.chat_template_kwargs
+        spec = json.loads(self._chat.backend_tokenizer.to_str())
+        self.control_token_ids = frozenset(token["id"] for token in spec["added_tokens"])
+        spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._data = Tokenizer.from_str(json.dumps(spec))
+        self.end_token_id: int = self._chat.eos_token_id
+        self.vocab_size = len(self._chat)
+
+    def encode_data(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of document text. No id is a control token, whatever the text says."""
+        return [
+            encoding.ids for encoding in self._data.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Token ids of our own text, in which control tokens mean what they say."""
+        ids: list[int] = self._chat.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of an answer, without control tokens."""
+        text: str = self._chat.decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def render_chat(self, system: str, user: str) -> str:
+        """The model's own chat template around one system and one user message, up to where the answer starts.
+
+        A model without a template (a base model) gets the two texts, a blank line after each.
+        """
+        if not self._chat.chat_template:
+            return f"{system}\n\n{user}\n\n"
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        rendered: Any = self._chat.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
+        )
+        return str(rendered)

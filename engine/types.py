@@ -1,0 +1,115 @@
+"""What goes into an engine and what comes out. No vLLM type crosses this border.
+
+A caller submits `Request`s at any time and takes `Completion`s as they finish, in any order, each exactly once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import xxhash
+
+from docmill.data.records import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw the answer's tokens. The default is greedy: the same prompt gives the same answer."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None  # the answer is constrained to JSON of this schema
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt. With `labels`, nothing is generated: each label (its token ids) is scored as the continuation."""
+
+    id: str
+    prompt_token_ids: Sequence[int]
+    sampling: Sampling
+    labels: tuple[tuple[int, ...], ...] | None = None
+
+    def key(self, model_fingerprint: str) -> str:
+        """Content hash of everything the answer depends on: prompt ids, sampling, labels, model. 32 hex digits."""
+        digest = xxhash.xxh3_128()
+        digest.update(f"{model_fingerprint}|{self.sampling}|{self.labels}|".encode())
+        digest.update(array("i", self.prompt_token_ids).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestError:
+    """Why a request has no answer. `reason` is a fixed word that reports count by."""
+
+    reason: str  # prompt_too_long, rejected, engine_error
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The engine's answer to one request: `token_ids`, or `label_logprobs`, or an `error`."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None  # "stop" or "length"
+    usage: Usage = Usage()
+    label_logprobs: tuple[float, ...] | None = (
+        None  # natural log of P(label | prompt), in the request's order
+    )
+    error: RequestError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is running, for the report. Known once the engine has loaded."""
+
+    name: str
+    model: str
+    model_fingerprint: str
+    device: str  # as in the job's price table: cpu, nvidia-h100, ...
+    max_model_len: int  # tokens of prompt and answer together
+    max_num_seqs: int
+    load_seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One model that answers requests. One thread submits and another may take completions."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is running."""
+        ...
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests submitted whose completion has not been taken."""
+        ...
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds in which the engine had something to compute."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Hand over one request; returns at once. Raises `EngineDied` only if the engine is gone."""
+        ...
+
+    def completions(self, timeout_seconds: float) -> list[Completion]:
+        """What has finished since the last call; waits up to the timeout for the first. Raises `EngineDied`."""
+        ...
+
+    def close(self) -> None:
+        """Stop and give back all memory, processes and threads. Safe to call twice."""
+        ...

@@ -1,0 +1,159 @@
+"""All the questions under way: every task's dialogue with the engine about every document being worked on.
+
+Requests of one chunk are handed over one after the other, so that its prefix is computed once and is still in the
+engine's cache for the next task. There is no barrier anywhere: a request leaves as soon as the engine has room.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Generic, TypeVar
+
+import xxhash
+
+from docmill.data.records import Answer, Status, Usage
+from docmill.engine.types import Completion, Engine, Request
+from docmill.ops.chunking import Chunk
+from docmill.ops.prompts import Prompts
+from docmill.ops.tasks.task import Ask, Dialogue, Task, TaskError
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(slots=True, eq=False)
+class _Running(Generic[Key]):
+    """One task's dialogue about one document."""
+
+    key: Key
+    task_name: str
+    dialogue: Dialogue
+    completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
+    num_outstanding: int = 0
+    usage: Usage = Usage()
+    cut_off: bool = False
+    error: str | None = None
+    request_keys: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[Key]):
+    """A task's answer about the document that `start` was given `key` for."""
+
+    key: Key
+    task_name: str
+    answer: Answer
+
+
+class Dialogues(Generic[Key]):
+    """Start documents, pump, and collect finished answers. Owned by one thread."""
+
+    def __init__(self, engine: Engine, prompts: Prompts, tasks: Mapping[str, Task], *, max_in_flight: int):
+        self.usage = Usage()
+        self.num_requests = dict.fromkeys(tasks, 0)
+        self._engine, self._prompts, self._tasks = engine, prompts, tasks
+        self._max_in_flight = max_in_flight
+        self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
+        self._in_flight: dict[str, tuple[_Running[Key], int]] = {}
+        self._finished: list[Finished[Key]] = []
+        self._next_id = 0
+
+    def __len__(self) -> int:
+        """Requests waiting here or in the engine."""
+        return len(self._ready) + len(self._in_flight)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether new documents are needed to keep the engine full."""
+        return len(self._ready) < self._max_in_flight
+
+    def start(self, key: Key, chunks: list[Chunk]) -> None:
+        """Ask every task about one document."""
+        rounds = []
+        for name, task in self._tasks.items():
+            running = _Running(key, name, task.ask(chunks, self._prompts))
+            rounds.append(
+                [(running, position, ask) for position, ask in enumerate(self._advance(running, None))]
+            )
+        # By chunk, then by task: what shares a prefix stands together.
+        for same_chunk in zip_longest(*rounds):
+            self._ready.extend(item for item in same_chunk if item is not None)
+
+    def pump(self) -> None:
+        """Hand requests to the engine up to the limit."""
+        while self._ready and len(self._in_flight) < self._max_in_flight:
+            running, position, ask = self._ready.popleft()
+            prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
+            request = Request(str(self._next_id), prompt, ask.sampling, ask.labels)
+            self._next_id += 1
+            running.request_keys.append(request.key(self._engine.info.model_fingerprint))
+            self._in_flight[request.id] = (running, position)
+            self.num_requests[running.task_name] += 1
+            self._engine.submit(request)
+
+    def collect(self, timeout_seconds: float) -> list[Finished[Key]]:
+        """Answers that are complete; waits up to the timeout for the engine's next completion."""
+        for completion in self._engine.completions(timeout_seconds) if self._in_flight else []:
+            running, position = self._in_flight.pop(completion.request_id)
+            self._take(running, position, completion)
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _take(self, running: _Running[Key], position: int, completion: Completion) -> None:
+        running.usage += completion.usage
+        self.usage += completion.usage
+        running.cut_off |= completion.finish_reason == "length"
+        running.completions[position] = completion
+        running.num_outstanding -= 1
+        if completion.error is not None:
+            running.error = running.error or str(completion.error)
+        if running.num_outstanding:
+            return
+        if running.error is not None:
+            running.dialogue.close()
+            self._end(running, Status.FAILED)
+            return
+        asks = self._advance(
+            running, [completion for completion in running.completions if completion is not None]
+        )
+        # A further round goes first: its document is nearly done, and its rows hold up those behind it.
+        self._ready.extendleft(reversed([(running, index, ask) for index, ask in enumerate(asks)]))
+
+    def _advance(self, running: _Running[Key], completions: list[Completion] | None) -> list[Ask]:
+        """The dialogue's next round; none when it has ended."""
+        try:
+            asks = next(running.dialogue) if completions is None else running.dialogue.send(completions)
+        except StopIteration as end:
+            self._end(running, Status.OK, end.value)
+            return []
+        except TaskError as error:
+            running.error = str(error)
+        except Exception as error:  # one document never fails a job, not even by a bug in a task
+            log.exception("task %s failed on a document", running.task_name)
+            running.error = f"task_error: {type(error).__name__} in task {running.task_name!r}; see the log"
+        else:
+            running.completions, running.num_outstanding = [None] * len(asks), len(asks)
+            return asks
+        self._end(running, Status.FAILED)
+        return []
+
+    def _end(self, running: _Running[Key], status: Status, columns: dict[str, object] | None = None) -> None:
+        keys = running.request_keys
+        answer = Answer(
+            status,
+            columns or {},
+            error=running.error,
+            usage=running.usage,
+            finish_reason=("length" if running.cut_off else "stop") if status is Status.OK else None,
+            request_key=keys[0]
+            if len(keys) == 1
+            else xxhash.xxh3_128_hexdigest("".join(keys))
+            if keys
+            else None,
+        )
+        self._finished.append(Finished(running.key, running.task_name, answer))

@@ -1,0 +1,156 @@
+"""What one job is: source, model, engine, tasks, output, prices. One YAML file says all of it (`pipelines.job_files`).
+
+Every model forbids unknown keys, so a typo is an error that names the key.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Literal
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from docmill.data.records import Partition
+from docmill.data.schemas import COMMON_COLUMNS
+from docmill.engine.config import EngineConfig, ModelConfig
+from docmill.ops.prepare import Prepare
+from docmill.ops.prompts import SYSTEM_PROMPT
+from docmill.ops.tasks import AnyTask
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DemoCorpus(_Part):
+    """A generated source: customer messages with known answers. Made where `source.uri` has none yet."""
+
+    kind: Literal["demo"]
+    documents_per_day: Annotated[int, Field(gt=0)] = 200
+    days: Annotated[list[date], Field(min_length=1)]
+    shards_per_day: Annotated[int, Field(gt=0)] = 4
+    duplicate_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    seed: int = 1
+    hostile: bool = False
+
+
+class DistributionsCorpus(_Part):
+    """A real source that is on every machine: descriptions of the installed Python distributions."""
+
+    kind: Literal["distributions"]
+
+
+class Source(_Part):
+    """Where the documents are and which columns hold them."""
+
+    uri: str
+    id_column: str = "doc_id"
+    text_column: str = "text"
+    carry: list[str] = Field(default_factory=list)  # columns copied to every output row
+    partition_key: str | None = (
+        "dt"  # folders `dt=2026-11-20` hold a day each; null: the whole source is one partition
+    )
+    start_date: date | None = None  # first day that Dagster offers; needed with a partition_key
+    generate: Annotated[DemoCorpus | DistributionsCorpus, Field(discriminator="kind")] | None = None
+
+
+class Output(_Part):
+    """Where the answers go: `{uri}/{task}/dt=.../{shard}`."""
+
+    uri: str
+
+
+class Chunking(_Part):
+    """How documents that do not fit are cut. Smaller chunks than the model's context allow help small models."""
+
+    max_tokens: Annotated[int, Field(ge=16)] | None = None
+
+
+class Prices(_Part):
+    """What a device costs. The longest name that the engine's device starts with counts; none: cost is unknown."""
+
+    usd_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+    def of(self, device: str) -> float | None:
+        """US dollars an hour of the device, or None where the table does not say."""
+        names = [name for name in self.usd_per_hour if device.startswith(name)]
+        return self.usd_per_hour[max(names, key=len)] if names else None
+
+
+class Job(_Part):
+    """One job. `name` is its name in the CLI and the prefix of its Dagster assets."""
+
+    name: str
+    description: str = ""
+    source: Source
+    output: Output
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    system_prompt: str = SYSTEM_PROMPT
+    prepare: Prepare = Prepare()
+    chunking: Chunking = Chunking()
+    tasks: Annotated[
+        dict[str, AnyTask], Field(min_length=1)
+    ]  # name of the task, its folder and its asset -> settings
+    prices: Prices = Prices()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} must be small letters, digits and underscores, starting with a letter"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> Job:
+        source = self.source
+        for name, task in self.tasks.items():
+            if not _NAME.fullmatch(name) or name in ("documents", "report"):
+                raise ValueError(
+                    f"task name {name!r} must be small letters, digits and underscores, and not documents or report"
+                )
+            clash = sorted(
+                {source.id_column, *source.carry} & (COMMON_COLUMNS | {field.name for field in task.columns})
+            )
+            if clash:
+                raise ValueError(
+                    f"source columns {clash} have the names of output columns of task {name!r}; rename them in the source"
+                )
+        if source.id_column == source.text_column:
+            raise ValueError("source.id_column and source.text_column are the same column")
+        if self.output.uri.rstrip("/") == source.uri.rstrip("/"):
+            raise ValueError("output.uri is the source's; answers would be read as documents")
+        return self
+
+    def settings_hash(self, task_name: str) -> str:
+        """16 hex digits that change when anything but the documents changes what a task answers."""
+        task = self.tasks[task_name].model_dump_json(exclude={"description"})
+        shared = (self.model, self.prepare, self.chunking)
+        return xxhash.xxh3_64_hexdigest(
+            "|".join([task, self.system_prompt, *(part.model_dump_json() for part in shared)])
+        )
+
+    def partition(self, value: str | None) -> Partition:
+        """The partition that a `--partition` value names. Raises `ValueError` with what was expected."""
+        if self.source.partition_key is None:
+            if value not in (None, "all"):
+                raise ValueError(
+                    f"job {self.name!r} is not partitioned (source.partition_key is null); leave --partition out"
+                )
+            return Partition()
+        if not value:
+            raise ValueError(
+                f"job {self.name!r} is partitioned by {self.source.partition_key!r}; say which one: --partition 2026-11-20"
+            )
+        value = value.removeprefix(f"{self.source.partition_key}=")
+        if "/" in value or "=" in value:
+            raise ValueError(
+                f"{value!r} is no partition; expected a value of {self.source.partition_key!r} such as 2026-11-20"
+            )
+        return Partition(self.source.partition_key, value)

@@ -1,0 +1,66 @@
+"""Prompts with the document first, so that all tasks on a document share their longest prefix.
+
+    [system][user: <document> TEXT </document>  INSTRUCTION][assistant:
+
+The frame is rendered through the model's own chat template; the document's tokens are put into it as data, see
+`engine.tokenizer`. A text that itself holds the closing fence gets another fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.ops.errors import JobError
+
+SYSTEM_PROMPT = "Follow the instruction that comes after the document."
+_SLOT = "docmill:here-stands-the-document"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Token ids before and behind the document's."""
+
+    before: list[int]
+    behind: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """What the frame takes of the model's context."""
+        return len(self.before) + len(self.behind)
+
+
+class Prompts:
+    """Builds the prompts of one job for one model."""
+
+    def __init__(self, tokenizer: ModelTokenizer, system_prompt: str = SYSTEM_PROMPT):
+        self.tokenizer = tokenizer
+        self._system_prompt = system_prompt
+        self.frame = lru_cache(maxsize=1024)(self._frame)
+
+    def render(self, text: str, token_ids: Sequence[int], instruction: str) -> list[int]:
+        """The whole prompt for one instruction about one text, whose token ids are given."""
+        frame = self.frame(instruction, _fence(text))
+        return [*frame.before, *token_ids, *frame.behind]
+
+    def _frame(self, instruction: str, fence: str = "document") -> Frame:
+        rendered = self.tokenizer.render_chat(
+            self._system_prompt, f"<{fence}>\n{_SLOT}\n</{fence}>\n\n{instruction}"
+        )
+        before, slot, behind = rendered.partition(_SLOT)
+        if not slot or instruction not in behind:
+            raise JobError(
+                "model", ["its chat template drops or rewrites the user's message; docmill cannot use it"]
+            )
+        return Frame(self.tokenizer.encode_trusted(before), self.tokenizer.encode_trusted(behind))
+
+
+def _fence(text: str) -> str:
+    """A tag that the text does not close."""
+    fence, number = "document", 0
+    while f"</{fence}" in text:
+        number += 1
+        fence = f"document-{number}"
+    return fence

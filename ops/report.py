@@ -1,0 +1,192 @@
+"""What a run did, how long it took and what it cost: `report.json`.
+
+Raise `REPORT_VERSION` when a figure changes its name or meaning. `Report.model_json_schema()` is the schema.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from datetime import UTC, datetime
+from importlib import metadata
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field
+
+REPORT_VERSION = 1
+
+# One generated token costs about as much engine time as this many computed prompt tokens (measured on the CPU:
+# prefill 10-14 k tokens/s, decode 3-4 k). Only divides a bill among tasks; the bill itself is time x price.
+PROMPT_TOKENS_PER_OUTPUT_TOKEN = 4
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Counts(_Figures):
+    """Rows by how they ended. `rows = ok + failed + skipped`."""
+
+    rows: int = 0
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row is accounted for."""
+        return self.rows == self.ok + self.failed + self.skipped
+
+
+class Tokens(_Figures):
+    """Cached tokens are the part of the prompt tokens that the prefix cache spared."""
+
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+
+
+class TaskReport(_Figures):
+    """One task's part of the run."""
+
+    kind: str
+    counts: Counts = Field(default_factory=Counts)
+    requests: int = 0
+    tokens: Tokens = Field(default_factory=Tokens)
+    truncated_answers: int = 0  # cut off at the token limit
+    errors: dict[str, int] = Field(default_factory=dict)  # rows by reason, failed and skipped
+    usd: float | None = None
+
+    def weight(self) -> float:
+        """Share of the engine's work, in computed prompt tokens."""
+        tokens = self.tokens
+        return tokens.prompt - tokens.cached + PROMPT_TOKENS_PER_OUTPUT_TOKEN * tokens.output
+
+
+class FailedShard(_Figures):
+    """A file that could not be used. Its earlier answers, if any, were left as they were."""
+
+    shard: str
+    error: str
+
+
+class Seconds(_Figures):
+    """Seconds by stage. Read, prepare and tokenise overlap with the engine; so the sum may exceed the wall time."""
+
+    wall: float = 0.0
+    model_load: float = 0.0
+    read: float = 0.0
+    prepare: float = 0.0
+    tokenise: float = 0.0
+    engine: float = 0.0  # the engine had something to compute
+    write: float = 0.0
+
+
+class Rates(_Figures):
+    """Per second of wall time, without the model's loading."""
+
+    documents_per_second: float = 0.0
+    prompt_tokens_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+    engine_busy_share: float = 0.0
+
+
+class Cost(_Figures):
+    """Wall time with the model's loading, times the device's price. None where the job has no price for the device."""
+
+    usd_per_hour: float | None = None
+    usd: float | None = None
+    usd_per_1000_documents: float | None = None
+
+
+class Machine(_Figures):
+    """Where it ran."""
+
+    device: str
+    cpu_count: int
+    memory_gib: float
+    platform: str
+    python: str
+
+
+class Report(_Figures):
+    """All figures of one run of one partition."""
+
+    report_version: int = REPORT_VERSION
+    job: str
+    partition: str
+    started_at: datetime
+    finished_at: datetime
+    model: str
+    model_fingerprint: str
+    engine: str
+    shards: int
+    failed_shards: list[FailedShard]
+    documents: int  # rows read, of shards that could be used
+    truncated_documents: int  # cut at prepare.max_chars
+    chunked_documents: int  # did not fit the model whole
+    requests: int
+    tokens: Tokens
+    tasks: dict[str, TaskReport]
+    seconds: Seconds
+    rates: Rates
+    cost: Cost
+    peak_memory_mib: float
+    machine: Machine
+    versions: dict[str, str]
+
+
+def this_machine(device: str) -> Machine:
+    """Cores and memory of the machine this runs on."""
+    return Machine(
+        device=device,
+        cpu_count=os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        platform=platform.platform(),
+        python=platform.python_version(),
+    )
+
+
+def peak_memory_mib() -> float:
+    """Most memory this process has held at once, since it started."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
+
+
+def versions(engine_versions: dict[str, str]) -> dict[str, str]:
+    """Versions of what shaped the answers and the figures."""
+    ours = {name: metadata.version(name) for name in ("docmill", "pyarrow", "fsspec", "tokenizers")}
+    return ours | engine_versions
+
+
+def rates(*, documents: int, tokens: Tokens, seconds: Seconds) -> Rates:
+    """Throughput of a run, from its totals."""
+    working = max(seconds.wall - seconds.model_load, 1e-9)
+    return Rates(
+        documents_per_second=documents / working,
+        prompt_tokens_per_second=tokens.prompt / working,
+        output_tokens_per_second=tokens.output / working,
+        engine_busy_share=min(1.0, seconds.engine / working),
+    )
+
+
+def bill(
+    tasks: dict[str, TaskReport], *, documents: int, seconds: Seconds, usd_per_hour: float | None
+) -> Cost:
+    """The run's cost; also fills in each task's share of it, by the engine work that the task caused."""
+    if usd_per_hour is None:
+        return Cost()
+    usd = seconds.wall / 3600 * usd_per_hour
+    work = sum(task.weight() for task in tasks.values())
+    for task in tasks.values():
+        task.usd = usd * task.weight() / work if work else usd / len(tasks)
+    return Cost(
+        usd_per_hour=usd_per_hour,
+        usd=usd,
+        usd_per_1000_documents=usd / documents * 1000 if documents else None,
+    )
+
+
+def now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)

@@ -1,0 +1,40 @@
+"""Make a job's generated source where it is not there yet, so that a job can run on a machine without any data."""
+
+from __future__ import annotations
+
+from docmill.data.demo.days import write_demo_days
+from docmill.data.distributions import write_distributions
+from docmill.data.layout import join
+from docmill.data.storage import exists, put_bytes, read_bytes
+from docmill.ops.job import DemoCorpus, Job
+
+MADE_WITH = "_made_with.json"  # hidden from shard listings by its name
+
+
+def ensure_source(job: Job) -> bool:
+    """Write the source of a job that has `source.generate`, unless it was written with the same settings.
+
+    Returns whether anything was written. A job with a source of its own is left alone.
+    """
+    source = job.source
+    if source.generate is None:
+        return False
+    marker_uri, marker = join(source.uri, MADE_WITH), source.generate.model_dump_json().encode()
+    # Distributions are installed and removed between runs: that corpus is always written anew, in a second.
+    if isinstance(source.generate, DemoCorpus):
+        if exists(marker_uri) and read_bytes(marker_uri) == marker:
+            return False
+        corpus = source.generate
+        write_demo_days(
+            source.uri,
+            seed=corpus.seed,
+            days=corpus.days,
+            documents_per_day=corpus.documents_per_day,
+            shards_per_day=corpus.shards_per_day,
+            duplicate_share=corpus.duplicate_share,
+            hostile=corpus.hostile,
+        )
+    else:
+        write_distributions(join(source.uri, "distributions.parquet"))
+    put_bytes(marker_uri, marker)
+    return True
