@@ -7,6 +7,7 @@ when it is needed, never committed.
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,22 +37,21 @@ def write_distributions(shard_uri: str) -> int:
     return len(rows)
 
 
-def _row(distribution: metadata.Distribution) -> dict[str, object]:
-    about = distribution.metadata
-    description = about.get_payload() or about.get("Description") or ""  # type: ignore[attr-defined]
+def _row(distribution: metadata.Distribution) -> dict[str, Any]:
+    about = (
+        distribution.metadata.json
+    )  # lists where a field may repeat, the description from wherever it stands
     return {
         "name": distribution.name,
         "version": distribution.version,
-        "summary": _printable(about.get("Summary")),
+        "summary": _printable(about.get("summary")),
         "topics": [
-            topic.removeprefix(TOPIC)
-            for topic in about.get_all("Classifier") or []
-            if topic.startswith(TOPIC)
+            topic.removeprefix(TOPIC) for topic in about.get("classifier", []) if topic.startswith(TOPIC)
         ],
-        "description": _printable(description),
+        "description": _printable(about.get("description") or ""),
     }
 
 
-def _printable(text: str | None) -> str | None:
+def _printable(text: Any) -> str | None:
     """Metadata that is no UTF-8 comes out of `email` with surrogates, which Arrow cannot hold."""
     return None if text is None else str(text).encode("utf-8", errors="replace").decode()

@@ -71,6 +71,9 @@ class Usage:
         )
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One output row of one task. `fields` holds the task's own columns; all None unless `status` is ok."""
@@ -78,7 +81,7 @@ class Answer:
     status: Status
     fields: dict[str, Any] = field(default_factory=dict)
     error: str | None = None  # "reason: explanation"; the reason is a fixed word that reports count by
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     finish_reason: str | None = None  # "stop", or "length" where at least one request was cut off
     request_key: str | None = None
 

@@ -46,12 +46,12 @@ def check_shard_schema(
             "Name the right columns in the job's `source` (id_column, text_column, carry)",
         )
     text_type = _value_type(schema.field(text_column).type)
-    if not (_is_text(text_type) or pat.is_binary(text_type) or pat.is_large_binary(text_type)):
+    if not (is_text(text_type) or pat.is_binary(text_type) or pat.is_large_binary(text_type)):
         raise ShardSchemaError(
             shard_uri, f"text column {text_column!r} must hold strings (or UTF-8 bytes), it holds {text_type}"
         )
     id_type = _value_type(schema.field(id_column).type)
-    if not (_is_text(id_type) or pat.is_integer(id_type)):
+    if not (is_text(id_type) or pat.is_integer(id_type)):
         raise ShardSchemaError(
             shard_uri, f"id column {id_column!r} must hold strings or integers, it holds {id_type}"
         )
@@ -61,5 +61,6 @@ def _value_type(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if pat.is_dictionary(type_) else type_
 
 
-def _is_text(type_: pa.DataType) -> bool:
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds strings."""
     return pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Self, TypeVar
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from docmill.data import storage
 from docmill.data.errors import ShardCorrupt
 from docmill.data.records import Document, Shard
-from docmill.data.schemas import check_shard_schema
+from docmill.data.schemas import check_shard_schema, is_text
 
 T = TypeVar("T")
 
@@ -127,9 +126,7 @@ def _valid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
     except pa.ArrowInvalid:
         columns = [
-            pa.array(_strings(column), column.type)
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-            else column
+            pa.array(_strings(column), column.type) if is_text(column.type) else column
             for column in batch.columns
         ]
         return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
@@ -189,9 +186,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
     def _flush(self) -> None:

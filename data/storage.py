@@ -23,7 +23,7 @@ from docmill.data.errors import DataError, StorageDenied, StorageError, StorageN
 from docmill.data.layout import join
 from docmill.data.records import Shard
 
-# Give up on a store that does not answer after seconds, not minutes; a job that is retried is cheaper than one that hangs.
+# Give up after seconds, not minutes, on a store that does not answer: a job that is run again beats one that hangs.
 S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
 READ_BLOCK_BYTES = 4 << 20
 
@@ -56,7 +56,7 @@ def list_shards(folder_uri: str) -> list[Shard]:
     An absent folder is an empty list: for a store without folders the two are the same. An absent bucket raises.
     """
     filesystem, root = open_filesystem(folder_uri)
-    with store_errors(folder_uri, filesystem):
+    with store_errors(folder_uri):
         try:
             found = filesystem.find(root, detail=True)
         except FileNotFoundError:
@@ -82,7 +82,7 @@ def list_shards(folder_uri: str) -> list[Shard]:
 def list_folders(folder_uri: str) -> list[str]:
     """Names of the folders directly below a folder, sorted; empty where it does not exist."""
     filesystem, root = open_filesystem(folder_uri)
-    with store_errors(folder_uri, filesystem):
+    with store_errors(folder_uri):
         try:
             entries = filesystem.ls(root, detail=True)
         except FileNotFoundError:
@@ -96,14 +96,14 @@ def list_folders(folder_uri: str) -> list[str]:
 def open_input(uri: str) -> Iterator[BinaryIO]:
     """Open one file for reading at random positions; only the blocks that are read travel."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri, filesystem), filesystem.open(path, "rb", block_size=READ_BLOCK_BYTES) as stream:
+    with store_errors(uri), filesystem.open(path, "rb", block_size=READ_BLOCK_BYTES) as stream:
         yield stream
 
 
 def read_bytes(uri: str) -> bytes:
     """A whole small file. Raises `StorageNotFound` where there is none."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri, filesystem):
+    with store_errors(uri):
         content: bytes = filesystem.cat_file(path)
         return content
 
@@ -112,7 +112,7 @@ def exists(uri: str) -> bool:
     """Whether a file lies there. Raises where the store cannot be asked."""
     try:
         filesystem, path = open_filesystem(uri)
-        with store_errors(uri, filesystem):
+        with store_errors(uri):
             filesystem.info(path)
         return True
     except StorageNotFound:
@@ -122,7 +122,7 @@ def exists(uri: str) -> bool:
 def put_bytes(uri: str, content: bytes) -> None:
     """Write one small file, atomically, over whatever lay there."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri, filesystem):
+    with store_errors(uri):
         if _is_local(filesystem):
             hidden = _hidden_neighbour(path)
             filesystem.pipe_file(hidden, content)
@@ -134,7 +134,7 @@ def put_bytes(uri: str, content: bytes) -> None:
 def put_file(uri: str, local_path: str) -> None:
     """Upload one local file, atomically, over whatever lay there. The local file may be moved away."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri, filesystem):
+    with store_errors(uri):
         if _is_local(filesystem):
             hidden = _hidden_neighbour(path)
             filesystem.mv(local_path, hidden)  # across file systems this copies, which is not atomic
@@ -146,7 +146,7 @@ def put_file(uri: str, local_path: str) -> None:
 def delete(uri: str) -> None:
     """Remove one file; none there is fine."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri, filesystem):
+    with store_errors(uri):
         try:
             filesystem.rm_file(path)
         except FileNotFoundError:
@@ -156,7 +156,7 @@ def delete(uri: str) -> None:
 def check_reachable(uri: str) -> None:
     """Ask the store for the folder `uri`, so that a wrong key or a dead endpoint shows before any work is done."""
     filesystem, root = open_filesystem(uri)
-    with store_errors(uri, filesystem):
+    with store_errors(uri):
         try:
             filesystem.ls(root, detail=False)
         except FileNotFoundError:
@@ -164,7 +164,7 @@ def check_reachable(uri: str) -> None:
 
 
 @contextmanager
-def store_errors(uri: str, filesystem: fsspec.AbstractFileSystem | None = None) -> Iterator[None]:
+def store_errors(uri: str) -> Iterator[None]:
     """Turn what a store's driver raises into a `StorageError` that names the URI, the cause and the remedy."""
     try:
         yield
@@ -205,7 +205,8 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
     if names & {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
                 "ConnectionRefusedError", "ClientConnectorError", "TimeoutError", "gaierror"}:  # fmt: skip
         return StorageUnreachable(
-            uri, f"no answer from {store} ({type(error).__name__}). Check AWS_ENDPOINT_URL, the network and that the store runs"
+            uri, f"no answer from {store} ({type(error).__name__}). Check AWS_ENDPOINT_URL, the network, and that the "
+            "store runs"
         )  # fmt: skip
     if isinstance(error, OSError) or any(map(_is_boto, chain)):
         return StorageError(uri, f"{type(error).__name__}: {error}")

@@ -17,6 +17,10 @@ from docmill.engine.types import Completion, EngineInfo, Request, RequestError
 NUM_OUTPUT_TOKENS = 8
 
 
+def _never(_: Request) -> RequestError | None:
+    return None
+
+
 class FakeEngine:
     """Answers at once with tokens of the prompt. `fail` may give some requests an error instead."""
 
@@ -25,7 +29,7 @@ class FakeEngine:
         *,
         model: str = "fake",
         max_model_len: int = 2048,
-        fail: Callable[[Request], RequestError | None] = lambda request: None,
+        fail: Callable[[Request], RequestError | None] = _never,
         seed: int = 0,
     ):
         self.info = EngineInfo(
@@ -72,7 +76,7 @@ class FakeEngine:
             message = f"{len(prompt)} tokens do not fit into {self.info.max_model_len}"
             return Completion(request.id, error=RequestError("prompt_too_long", message))
         if request.labels is not None:
-            start = xxhash.xxh3_64_intdigest(request.key("fake"))
+            start = xxhash.xxh3_64_intdigest(request.key("fake").encode())
             logprobs = tuple(-1.0 - (start + position * 7) % 13 for position in range(len(request.labels)))
             return Completion(
                 request.id, finish_reason="stop", usage=Usage(len(prompt), 0, 1), label_logprobs=logprobs

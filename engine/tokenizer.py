@@ -17,10 +17,10 @@ from docmill.engine.model_files import resolve_model
 
 
 class ModelTokenizer:
-    """Text to token ids and back. Thread-safe; batches use all cores. Loads without torch's help, in a second or two."""
+    """Text to token ids and back. Thread-safe; batches use all cores. Loading takes seconds: transformers is large."""
 
     def __init__(self, config: ModelConfig):
-        # Imported here: half a second, and only those who tokenise need it.
+        # Imported here: it brings torch with it, and only those who tokenise need it.
         from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import xxhash
 
-from docmill.data.records import Usage
+from docmill.data.records import NO_USAGE, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Completion:
     request_id: str
     token_ids: tuple[int, ...] = ()
     finish_reason: str | None = None  # "stop" or "length"
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     label_logprobs: tuple[float, ...] | None = (
         None  # natural log of P(label | prompt), in the request's order
     )

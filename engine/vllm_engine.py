@@ -13,6 +13,7 @@ Requests are admitted whenever they come, never in batches: a barrier of 64 requ
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.types import Completion, EngineInfo, Request, RequestError
-from docmill.engine.vllm_requests import PromptTooLong, RequestTable
+from docmill.engine.vllm_requests import Part, PromptTooLong, RequestTable
 
 _STOP = object()
 DEATH_POLL_SECONDS = 0.5
@@ -41,16 +42,8 @@ class VllmEngine:
         device = vllm_settings.detect_device(config)
         in_process = vllm_settings.runs_in_process(config, device)
         source = resolve_model(model)
-        vllm_settings.prepare_environment(
-            device=device, in_process=in_process, offline=source != model.source or "/" in source[:2]
-        )
-        args = vllm_settings.engine_args(
-            config,
-            model=source,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            device=device,
-        )
+        vllm_settings.prepare_environment(device=device, in_process=in_process, offline=os.path.isdir(source))
+        args = vllm_settings.engine_args(config, model, source=source, device=device)
         started = time.monotonic()
         driver = _InProcess if in_process else _OwnProcess
         self._driver: _Driver = driver(args, end_token_id)
@@ -139,7 +132,7 @@ class _Driver(ABC):
     def _main(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # whatever ends this thread must reach those who wait for it
+        except BaseException as error:  # noqa: BLE001 - whatever ends this thread must reach those who wait for it
             self.failure = error
         finally:
             self._ready.set()
@@ -231,7 +224,7 @@ class _OwnProcess(_Driver):
                     self._refuse(request, error)
                     continue
                 for part in parts:
-                    task = loop.create_task(self._answer(engine, table, request, *part))
+                    task = loop.create_task(self._answer(engine, table, request, part))
                     running.add(task)
                     task.add_done_callback(ended)
         finally:
@@ -239,9 +232,8 @@ class _OwnProcess(_Driver):
                 task.cancel()
             engine.shutdown()
 
-    async def _answer(
-        self, engine: Any, table: RequestTable, request: Request, vllm_id: str, prompt: list[int], params: Any
-    ) -> None:
+    async def _answer(self, engine: Any, table: RequestTable, request: Request, part: Part) -> None:
+        vllm_id, prompt, params = part
         try:
             async for output in engine.generate({"prompt_token_ids": prompt}, params, vllm_id):
                 if output.finished and (completion := table.finish(output)) is not None:

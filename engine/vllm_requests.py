@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from docmill.data.records import Usage
+from docmill.data.records import NO_USAGE, Usage
 from docmill.engine.labels import LabelTrie, Question, TokenIds
 from docmill.engine.types import Completion, Request, RequestError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
-Prompt = list[int]
+Part = tuple[str, list[int], Any]  # vLLM's id, prompt token ids, SamplingParams
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class _InFlight:
     request: Request
     trie: LabelTrie | None
     num_outstanding: int
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     logprobs: dict[TokenIds, dict[int, float]] = field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ class RequestTable:
     def __len__(self) -> int:
         return len(self._in_flight)
 
-    def admit(self, request: Request) -> Iterator[tuple[str, Prompt, SamplingParams]]:
+    def admit(self, request: Request) -> Iterator[Part]:
         """What to hand to vLLM for one request. Raises `ValueError` with the reason where it cannot be asked."""
         prompt = list(request.prompt_token_ids)
         if not prompt:

@@ -1,8 +1,8 @@
 """What vLLM is told for each device, and why. The only place that sets vLLM's environment.
 
-Measured on a 2-core AVX2 machine (shared facts of the project): float32 is 6-8x faster than bfloat16, which falls back from oneDNN;
-an engine in this process loads in 4 s instead of 30; `enforce_eager` saves 50 s of compilation; blocks of 32 tokens
-let prompts of 72 tokens share a cached prefix, vLLM's 128 do not.
+Measured on two AVX2 cores: float32 is 6-8x faster than bfloat16, which falls back from oneDNN; an engine in this
+process loads in 4 s instead of 30; `enforce_eager` saves 50 s of compilation; blocks of 32 tokens let prompts of 72
+tokens share a cached prefix, vLLM's 128 do not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from importlib import metadata
 from typing import Any
 
-from docmill.engine.config import EngineConfig
+from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError
 
 ENVIRONMENT = {
@@ -34,7 +34,7 @@ def detect_device(config: EngineConfig) -> str:
         )
     if config.device == "cuda" and built_for == "cpu":
         raise EngineConfigError(
-            "`engine.device: cuda`, but the installed vLLM is the CPU build. Install docmill[gpu]"
+            "`engine.device: cuda`, but vLLM's CPU build is installed. Install docmill[gpu]"
         )
     if built_for == "cpu":
         return "cpu"
@@ -79,15 +79,12 @@ def prepare_environment(*, device: str, in_process: bool, offline: bool) -> None
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
 
 
-def engine_args(
-    config: EngineConfig, *, model: str, revision: str | None, trust_remote_code: bool, device: str
-) -> dict[str, Any]:
-    """Keyword arguments for vLLM's EngineArgs."""
+def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device: str) -> dict[str, Any]:
+    """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch."""
     args: dict[str, Any] = {
-        "model": model,
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-        "skip_tokenizer_init": False,
+        "model": source,
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
         "dtype": config.dtype,
         "seed": config.seed,
         "enable_prefix_caching": True,

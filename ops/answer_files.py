@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -62,7 +61,7 @@ class AnswerFiles:
     """The output files of one run. Use as a context manager: files not complete by then are thrown away."""
 
     def __init__(self, layout: Layout, tasks: Mapping[str, Task], *, model: str, stages: Stages):
-        self.reports = {name: TaskReport(kind=task.kind) for name, task in tasks.items()}  # type: ignore[attr-defined]
+        self.reports = _blank(tasks)
         self.failed_shards: list[FailedShard] = []
         self.files: dict[str, list[AnswerFile]] = {name: [] for name in tasks}
         self.num_documents = self.num_truncated = self.num_chunked = 0  # of finished shards
@@ -88,8 +87,7 @@ class AnswerFiles:
             )
             for name, task in self._tasks.items()
         }
-        reports = {name: report.model_copy(deep=True) for name, report in _blank(self.reports).items()}
-        self._shards[event.shard.name] = _OpenShard(event.shard, writers, reports)
+        self._shards[event.shard.name] = _OpenShard(event.shard, writers, _blank(self._tasks))
 
     def open_batch(self, event: BatchReady) -> list[Place]:
         """Make room for a batch's answers. Rows that are not asked about get theirs at once. Returns a place a row."""
@@ -146,9 +144,7 @@ class AnswerFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for shard in self._shards.values():
             for writer in shard.writers.values():
                 writer.discard()
@@ -204,8 +200,8 @@ class AnswerFiles:
         return pa.RecordBatch.from_arrays([*carried.columns, *own], schema=schema)
 
 
-def _blank(reports: Mapping[str, TaskReport]) -> dict[str, TaskReport]:
-    return {name: TaskReport(kind=report.kind) for name, report in reports.items()}
+def _blank(tasks: Mapping[str, Task]) -> dict[str, TaskReport]:
+    return {name: TaskReport(kind=task.kind) for name, task in tasks.items()}
 
 
 def _count(report: TaskReport, answers: list[Answer]) -> None:

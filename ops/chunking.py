@@ -56,7 +56,8 @@ def _cut(sentence: str, count: int, max_tokens: int, tokenizer: ModelTokenizer) 
         if end < len(sentence):
             space = max(sentence.rfind(" ", start, end), sentence.rfind("\n", start, end))
             end = space + 1 if space > start + size // 2 else end
-            while end < len(sentence) and unicodedata.combining(sentence[end]):
+            latest = end + size // 2  # a letter may carry thousands of marks; then it is cut after all
+            while end < min(len(sentence), latest) and unicodedata.combining(sentence[end]):
                 end += 1
         parts.append(sentence[start:end])
         start = end

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import xxhash
 
-from docmill.data.records import Answer, Status, Usage
+from docmill.data.records import NO_USAGE, Answer, Status, Usage
 from docmill.engine.types import Completion, Engine, Request
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
@@ -35,7 +35,7 @@ class _Running(Generic[Key]):
     dialogue: Dialogue
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
@@ -152,7 +152,7 @@ class Dialogues(Generic[Key]):
             finish_reason=("length" if running.cut_off else "stop") if status is Status.OK else None,
             request_key=keys[0]
             if len(keys) == 1
-            else xxhash.xxh3_128_hexdigest("".join(keys))
+            else xxhash.xxh3_128_hexdigest("".join(keys).encode())
             if keys
             else None,
         )

@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
@@ -84,7 +83,15 @@ def read_documents(
                         batch = next(batches, None)
                     if batch is None:
                         break
-                    yield _ready(job, shard, batch, seen, tokenizer, max_chunk_tokens, stages)
+                    yield _ready(
+                        job,
+                        shard,
+                        batch,
+                        seen,
+                        tokenizer=tokenizer,
+                        max_chunk_tokens=max_chunk_tokens,
+                        stages=stages,
+                    )
         except (
             ShardError,
             StorageNotFound,
@@ -183,9 +190,7 @@ class Ahead(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         while self._thread.is_alive():
             try:
@@ -200,5 +205,5 @@ class Ahead(Generic[T]):
                 if self._stopped.is_set():
                     return
             self._queue.put((None, None))
-        except BaseException as error:  # reaches whoever takes the items
+        except BaseException as error:  # noqa: BLE001 - reaches whoever takes the items
             self._queue.put((None, error))

@@ -120,7 +120,7 @@ class Job(_Part):
             )
             if clash:
                 raise ValueError(
-                    f"source columns {clash} have the names of output columns of task {name!r}; rename them in the source"
+                    f"source columns {clash} have the names of output columns of task {name!r}; rename them there"
                 )
         if source.id_column == source.text_column:
             raise ValueError("source.id_column and source.text_column are the same column")
@@ -132,9 +132,8 @@ class Job(_Part):
         """16 hex digits that change when anything but the documents changes what a task answers."""
         task = self.tasks[task_name].model_dump_json(exclude={"description"})
         shared = (self.model, self.prepare, self.chunking)
-        return xxhash.xxh3_64_hexdigest(
-            "|".join([task, self.system_prompt, *(part.model_dump_json() for part in shared)])
-        )
+        parts = [task, self.system_prompt, *(part.model_dump_json() for part in shared)]
+        return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
     def partition(self, value: str | None) -> Partition:
         """The partition that a `--partition` value names. Raises `ValueError` with what was expected."""
@@ -146,7 +145,7 @@ class Job(_Part):
             return Partition()
         if not value:
             raise ValueError(
-                f"job {self.name!r} is partitioned by {self.source.partition_key!r}; say which one: --partition 2026-11-20"
+                f"job {self.name!r} is partitioned by {self.source.partition_key!r}; name one: --partition 2026-11-20"
             )
         value = value.removeprefix(f"{self.source.partition_key}=")
         if "/" in value or "=" in value:

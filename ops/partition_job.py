@@ -117,13 +117,14 @@ def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
 
 
 def _max_chunk_tokens(job: Job, prompts: Prompts, info: EngineInfo) -> int:
-    """The longest chunk that fits every task of the job, chosen or not: a task's prompts never depend on the others' presence."""
+    """The longest chunk that fits every task of the job, chosen or not: prompts must not depend on the choice."""
     room = {name: task.max_chunk_tokens(prompts, info.max_model_len) for name, task in job.tasks.items()}
     tightest = min(room, key=room.__getitem__)
     if room[tightest] < SMALLEST_CHUNK_TOKENS:
         raise JobError(job.name, [
-            f"tasks.{tightest}: its prompt and longest answer leave {room[tightest]} tokens for the document in a context of "
-            f"{info.max_model_len}; lower its output tokens, shorten the instruction, or raise engine.max_model_len"
+            f"tasks.{tightest}: its prompt and longest answer leave {room[tightest]} tokens for the document in a "
+            f"context of {info.max_model_len}; lower its output tokens, shorten the instruction, or raise "
+            "engine.max_model_len"
         ])  # fmt: skip
     return min(room[tightest], job.chunking.max_tokens or room[tightest])
 

@@ -79,7 +79,7 @@ def prepare(document: Document, config: Prepare) -> PreparedText | Refusal:
     )  # fmt: skip
 
 
-def clean(text: str, normalization: str) -> str:
+def clean(text: str, normalization: Literal["NFC", "NFKC", "none"]) -> str:
     """Same text with one kind of line break, no control characters, no trailing blanks, no runs of empty lines."""
     if normalization != "none" and not text.isascii():
         text = unicodedata.normalize(normalization, text)

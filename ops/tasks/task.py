@@ -56,6 +56,7 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: ClassVar[list[pa.Field]]
+    kind: str
     description: str = ""  # shown in the catalogue
 
     @abstractmethod

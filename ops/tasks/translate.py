@@ -32,13 +32,7 @@ class Translate(Task):
         """One question a chunk; chunks stay apart by what stood between them, a line break or a space."""
         instruction = self._instruction()
         completions = yield [
-            Ask(
-                chunk.text,
-                chunk.token_ids,
-                instruction,
-                Sampling(self._max_tokens(chunk.num_tokens), self.temperature),
-            )
-            for chunk in chunks
+            Ask(chunk.text, chunk.token_ids, instruction, self._sampling(chunk)) for chunk in chunks
         ]
         translations = [prompts.tokenizer.decode(completion.token_ids).strip() for completion in completions]
         separators = ["\n" * min(chunk.separator.count("\n"), 2) or " " for chunk in chunks[:-1]]
@@ -54,7 +48,6 @@ class Translate(Task):
     def _instruction(self) -> str:
         return self.instruction.replace("{target_language}", self.target_language)
 
-    def _max_tokens(self, num_chunk_tokens: int) -> int:
-        return self.max_output_tokens or SHORTEST_ANSWER_TOKENS + int(
-            num_chunk_tokens * self.max_output_ratio
-        )
+    def _sampling(self, chunk: Chunk) -> Sampling:
+        in_proportion = SHORTEST_ANSWER_TOKENS + int(chunk.num_tokens * self.max_output_ratio)
+        return Sampling(self.max_output_tokens or in_proportion, self.temperature)
