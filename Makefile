@@ -27,7 +27,7 @@ ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 	@.venv/bin/docmill ui
 
 test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger")
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv/bin/pytest $(PYTEST_ARGS)
 
 test-servers:
 	@bash tests/servers/install.sh

@@ -1,0 +1,124 @@
+"""What all tests share: a clean environment, servers on demand, a browser page, and nothing left running.
+
+    server.env()            with monkeypatch.setenv: leads S3 clients to `ceph_server.s3` or `moto_server`
+    ci_skip("reason")       from servers.ci_skip: skips, but fails in CI
+    servers.…               tests/servers is importable by that name (pythonpath in pyproject.toml)
+
+Imports of other packages stay inside the functions, so that kernel tests also run where only torch and pytest are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+    from servers.ceph_server import CephServer
+    from servers.s3_server import S3Server
+
+
+def pytest_configure() -> None:
+    # Before any test module is imported: no test may reach the user's own cloud, proxy, models or Dagster.
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "DAGSTER_", "DOCMILL_")):
+            del os.environ[name]
+    os.environ |= {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # SIGTERM then unwinds fixtures as Ctrl-C does, so that servers remove what they wrote.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        from servers.leftovers import mark_session
+    except ImportError:  # a bare machine (no psutil): the kernel tests start no processes
+        return
+    mark_session()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not Path("/dev/nvidiactl").exists():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a session that leaves a process behind, and ends that process."""
+    if "servers.leftovers" not in sys.modules:
+        return
+    from servers.leftovers import leftover_processes
+
+    for process in leftover_processes():
+        print(f"\nleft running by the tests: {process.pid} {' '.join(process.cmdline())[:200]}", file=sys.stderr)
+        process.kill()
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def _fresh_filesystems() -> Iterator[None]:
+    """fsspec keeps its file systems by their arguments alone; one made for another server must not be found."""
+    yield
+    if s3fs := sys.modules.get("s3fs"):
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephServer]:
+    """A real S3 server, shared by the session: `ceph_server.s3.env()`, `ceph_server.s3.uri("my-test/")`.
+
+    A test that kills it brings it back before it ends.
+    """
+    from servers.ceph_server import CephServer
+    from servers.ci_skip import ci_skip
+
+    if missing := CephServer.missing_commands():
+        ci_skip(f"Ceph is not installed ({', '.join(missing)} missing); tests/servers/install.sh installs it")
+    with CephServer(tmp_path_factory.mktemp("ceph") / "cluster") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """moto's S3, shared by the session; for tests that need neither authentication nor durability."""
+    from servers.moto import moto_server
+
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    from servers.ci_skip import ci_skip
+
+    path = shutil.which("chromium")
+    return path or ci_skip("chromium is not installed; tests/servers/install.sh installs it")
+
+
+@pytest.fixture
+def page(chromium_path: str) -> Iterator[Page]:
+    """A page in a browser of its own; a second to start.
+
+    Not shared between tests: while Playwright runs, its event loop occupies the main thread, and a test that calls
+    asyncio.run would fail.
+    """
+    from playwright.sync_api import sync_playwright
+
+    # Root may not use Chromium's sandbox; it opens only our own pages. The rest keeps it from calling home.
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, headless=True, args=flags)
+        yield browser.new_page(viewport={"width": 1400, "height": 900})
+        browser.close()
