@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from servers.ceph_server import CephServer
     from servers.s3_server import S3Server
 
+    from docmill.engine.tokenizer import ModelTokenizer
+    from docmill.engine.vllm_engine import VllmEngine
+
 
 def pytest_configure() -> None:
     # Before any test module is imported: no test may reach the user's own cloud, proxy, models or Dagster.
@@ -62,7 +65,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from servers.leftovers import leftover_processes
 
     for process in leftover_processes():
-        print(f"\nleft running by the tests: {process.pid} {' '.join(process.cmdline())[:200]}", file=sys.stderr)
+        print(
+            f"\nleft running by the tests: {process.pid} {' '.join(process.cmdline())[:200]}", file=sys.stderr
+        )
         process.kill()
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -122,3 +127,23 @@ def page(chromium_path: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium_path, headless=True, args=flags)
         yield browser.new_page(viewport={"width": 1400, "height": 900})
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer() -> ModelTokenizer:
+    """The bundled model's tokenizer."""
+    from docmill.engine.config import ModelConfig
+    from docmill.engine.tokenizer import ModelTokenizer
+
+    return ModelTokenizer(ModelConfig())
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(demo_tokenizer: ModelTokenizer) -> Iterator[VllmEngine]:
+    """The real vLLM with the bundled model, loaded once a session (15 s); whoever uses it leaves it empty."""
+    from docmill.engine.config import EngineConfig, ModelConfig
+    from docmill.engine.vllm_engine import VllmEngine
+
+    engine = VllmEngine(ModelConfig(), EngineConfig(), end_token_id=demo_tokenizer.end_token_id)
+    yield engine
+    engine.close()

@@ -25,7 +25,9 @@ class CephServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._mon_port, self._s3_port = free_port(), free_port()
-        self.s3 = S3Server(f"http://127.0.0.1:{self._s3_port}", "docmill-key", "docmill-secret", bucket="docmill")
+        self.s3 = S3Server(
+            f"http://127.0.0.1:{self._s3_port}", "docmill-key", "docmill-secret", bucket="docmill"
+        )
         self._env = {"CEPH_CONF": str(folder / "ceph.conf")}
         self._processes: dict[str, ServerProcess] = {}
 
@@ -84,7 +86,16 @@ class CephServer:
             config = config.replace(f"@{name}@", str(value))
         (self.folder / "ceph.conf").write_text(config)
         monmap = str(self.folder / "monmap")
-        self._run("monmaptool", "--create", "--fsid", FSID, "--addv", "a", f"[v2:127.0.0.1:{self._mon_port}]", monmap)
+        self._run(
+            "monmaptool",
+            "--create",
+            "--fsid",
+            FSID,
+            "--addv",
+            "a",
+            f"[v2:127.0.0.1:{self._mon_port}]",
+            monmap,
+        )
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
         self._start("mon", "ceph-mon", "-f", "-i", "a")
         self._run("ceph", "--connect-timeout", "20", "osd", "new", OSD_UUID, "0")
@@ -97,12 +108,19 @@ class CephServer:
 
     def _run(self, *command: str) -> None:
         result = subprocess.run(
-            command, env={**os.environ, **self._env}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            command,
+            env={**os.environ, **self._env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         if result.returncode != 0:
             for process in self._processes.values():
                 process.check_alive()  # where a server has died, its log says more than the client's words
-            raise RuntimeError(f"{' '.join(command)} failed ({result.returncode}): {result.stderr.strip()[-800:]}")
+            raise RuntimeError(
+                f"{' '.join(command)} failed ({result.returncode}): {result.stderr.strip()[-800:]}"
+            )
 
 
 def main() -> None:
@@ -110,7 +128,10 @@ def main() -> None:
     import tempfile
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="docmill-ceph-") as folder, CephServer(Path(folder) / "cluster") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="docmill-ceph-") as folder,
+        CephServer(Path(folder) / "cluster") as server,
+    ):
         print("\n".join(f"export {name}={value}" for name, value in server.s3.env().items()))
         print(f"# running with bucket {server.s3.bucket}; Ctrl-C ends it and removes all", flush=True)
         try:

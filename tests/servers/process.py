@@ -32,7 +32,9 @@ class ServerProcess:
         """Raises with the end of its log when the process has ended by itself."""
         if self._process.poll() is not None:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
-            raise RuntimeError(f"{self._name} ended with status {self._process.returncode}; its log ends with:\n{tail}")
+            raise RuntimeError(
+                f"{self._name} ended with status {self._process.returncode}; its log ends with:\n{tail}"
+            )
 
     def wait_for_http(self, port: int, *, timeout_seconds: float = 60) -> None:
         """Returns as soon as any HTTP answer comes from the port."""
@@ -46,7 +48,9 @@ class ServerProcess:
                 return
             except (OSError, http.client.HTTPException):
                 if time.monotonic() > end:
-                    raise TimeoutError(f"{self._name} gave no answer on port {port}; see {self.log}") from None
+                    raise TimeoutError(
+                        f"{self._name} gave no answer on port {port}; see {self.log}"
+                    ) from None
                 time.sleep(0.05)
             finally:
                 connection.close()
