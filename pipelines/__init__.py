@@ -1,0 +1,1 @@
+"""What exists and when it runs: jobs, Dagster assets, the command line. The only folder that knows Dagster."""

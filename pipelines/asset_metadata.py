@@ -1,0 +1,147 @@
+"""What an asset shows in Dagster about its last run: counts, tokens, money, where the files are, and a few rows."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import Any
+
+from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
+
+from docmill.data.errors import DataError
+from docmill.data.layout import Layout
+from docmill.data.records import Partition, Shard
+from docmill.ops.job import Job
+from docmill.ops.report import Report, TaskReport
+from docmill.pipelines import catalogue
+from docmill.pipelines.answer_rows import answer_text, clip, read_answer_schema, read_answered_documents
+
+Metadata = dict[str, Any]
+
+PREVIEW_ROWS = 5
+PREVIEW_CHARS = 80
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~:&])")
+
+
+def documents_metadata(shards: list[Shard]) -> Metadata:
+    """Of the `documents` asset."""
+    return {"shards": len(shards), "bytes": sum(shard.num_bytes for shard in shards)}
+
+
+def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> Metadata:
+    """Of one task's asset."""
+    layout, figures = Layout(job.output.uri, partition), report.tasks[task]
+    row_count = "dagster/partition_row_count" if partition.key else "dagster/row_count"
+    metadata: Metadata = {
+        row_count: figures.counts.rows,
+        "ok": figures.counts.ok,
+        "failed": figures.counts.failed,
+        "skipped": figures.counts.skipped,
+        "errors": MetadataValue.json(figures.errors),
+        "truncated_answers": figures.truncated_answers,
+        "requests": figures.requests,
+        "prompt_tokens": figures.tokens.prompt,
+        "cached_tokens": figures.tokens.cached,
+        "output_tokens": figures.tokens.output,
+        "output": _place(layout.answers_folder(task)),
+        "report": _place(layout.report),
+    }
+    if figures.usd is not None:
+        metadata["usd"] = round(figures.usd, 6)
+    return metadata | _schema(job, partition, task) | {"preview": _preview(job, partition, task)}
+
+
+def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
+    """Of the `report` asset: the run as a whole."""
+    metadata: Metadata = {
+        "documents": report.documents,
+        "shards": report.shards,
+        "failed_shards": len(report.failed_shards),
+        "requests": report.requests,
+        "prompt_tokens": report.tokens.prompt,
+        "cached_tokens": report.tokens.cached,
+        "output_tokens": report.tokens.output,
+        "documents_per_second": round(report.rates.documents_per_second, 2),
+        "tokens_per_second": round(
+            report.rates.prompt_tokens_per_second + report.rates.output_tokens_per_second, 1
+        ),
+        "output_tokens_per_second": round(report.rates.output_tokens_per_second, 1),
+        "engine_busy_share": round(report.rates.engine_busy_share, 3),
+        "seconds": round(report.seconds.wall, 2),
+        "model": report.model,
+        "model_fingerprint": report.model_fingerprint,
+        "device": report.machine.device,
+        "report": _place(Layout(job.output.uri, partition).report),
+        "tasks": MetadataValue.md(_tasks_table(report)),
+    }
+    if report.cost.usd is not None:
+        metadata["usd"] = round(report.cost.usd, 6)
+    if report.cost.usd_per_1000_documents is not None:
+        metadata["usd_per_1000_documents"] = round(report.cost.usd_per_1000_documents, 6)
+    return metadata | failed_shards_metadata(report)
+
+
+def failed_shards_metadata(report: Report) -> Metadata:
+    """Which shards could not be used and why; nothing where all could."""
+    if not report.failed_shards:
+        return {}
+    return {"failed_shard_errors": MetadataValue.json({shard.shard: shard.error for shard in report.failed_shards})}
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table in which cells are plain text: no link, image or tag of a document comes alive in a browser."""
+    lines = [header, ["---"] * len(header), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _place(uri: str) -> MetadataValue[Any]:
+    return MetadataValue.url(uri) if "://" in uri else MetadataValue.path(uri)
+
+
+def _schema(job: Job, partition: Partition, task: str) -> Metadata:
+    schema = read_answer_schema(job, partition, task)
+    if schema is None:
+        return {}
+    columns = [
+        TableColumn(
+            field.name,
+            str(field.type),
+            catalogue.describe_column(job, field.name),
+            TableColumnConstraints(nullable=field.nullable),
+        )
+        for field in schema
+    ]
+    return {"dagster/column_schema": TableSchema(columns)}
+
+
+def _preview(job: Job, partition: Partition, task: str) -> MetadataValue[Any]:
+    """A few rows with the start of their text. Not worth failing a finished run for: then it says why there is none."""
+    try:
+        documents = list(islice(read_answered_documents(job, partition, tasks=[task]), PREVIEW_ROWS))
+    except DataError as error:
+        return MetadataValue.text(f"no preview: {error}")
+    rows = [
+        [
+            str(document.doc_id),
+            clip(document.text, max_chars=PREVIEW_CHARS),
+            clip(answer_text(job.tasks[task].columns, document.answers[task]), max_chars=PREVIEW_CHARS),
+        ]
+        for document in documents
+    ]
+    return MetadataValue.md(markdown_table([job.source.id_column, job.source.text_column, task], rows))
+
+
+def _tasks_table(report: Report) -> str:
+    header = ["task", "ok", "failed", "skipped", "requests", "prompt tokens", "cached", "output tokens", "USD"]
+    return markdown_table(header, [_task_row(name, task) for name, task in report.tasks.items()])
+
+
+def _task_row(name: str, task: TaskReport) -> list[str]:
+    counts, tokens = task.counts, task.tokens
+    numbers = (counts.ok, counts.failed, counts.skipped, task.requests, tokens.prompt, tokens.cached, tokens.output)
+    return [name, *(f"{number:,}" for number in numbers), "" if task.usd is None else f"{task.usd:.4f}"]
+
+
+def _plain(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)
+

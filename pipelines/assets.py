@@ -1,0 +1,207 @@
+"""A job as Dagster assets, all under the job's name: `documents` -> one asset a task -> `report`.
+
+The tasks and the report are computed by one step, because one pass over the documents answers all tasks together;
+each of them can be materialised alone too. Rows that failed are counted and shown. A run with shards that could not
+be used writes everything else and then fails: the day stays red until it is run again, which replaces its files.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the type of `context` from the function itself.
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetObservation,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    Backoff,
+    BetaWarning,
+    DataVersion,
+    Failure,
+    Jitter,
+    MaterializeResult,
+    ObserveResult,
+    RetryPolicy,
+    define_asset_job,
+    multi_asset,
+    multi_observable_source_asset,
+)
+
+from docmill.data import storage
+from docmill.data.layout import Layout, source_folder
+from docmill.data.records import Partition, Shard
+from docmill.ops.job import Job
+from docmill.ops.partition_job import run_partition
+from docmill.ops.partitions import list_partitions
+from docmill.ops.report import Report
+from docmill.ops.sources import ensure_source
+from docmill.pipelines import asset_metadata, catalogue
+from docmill.pipelines.event_log import EventLogProgress, as_failures
+from docmill.pipelines.partitions import day_partitions
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+DOCUMENTS, REPORT = "documents", "report"
+ENGINE_POOL = "docmill_engine"  # as many runs at once as there are engines to run them: its limit is in dagster.yaml
+DATA_VERSION_TAG = "dagster/data_version"  # the one tag that Dagster reads an observation's version from
+MOST_OBSERVED_DAYS = 100  # of one "Observe" over all days: a listing each
+
+# For what a later attempt may find mended: a store that did not answer, an engine that died.
+RETRY = RetryPolicy(max_retries=2, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+
+def job_assets(job: Job) -> list[AssetsDefinition]:
+    """All assets of a job."""
+    return [documents_asset(job), answer_assets(job)]
+
+
+def job_run(job: Job) -> "UnresolvedAssetJobDefinition":
+    """The Dagster job of the same name: look at the documents, then compute everything. Schedules start this one."""
+    keys = [key_of(job, name) for name in (DOCUMENTS, *job.tasks, REPORT)]
+    return define_asset_job(
+        job.name,
+        selection=AssetSelection.assets(*keys),
+        description=job.description or None,
+    )
+
+
+def key_of(job: Job, name: str) -> AssetKey:
+    """Key of one of the job's assets: `documents`, the name of a task, or `report`."""
+    return AssetKey([job.name, name])
+
+
+def documents_asset(job: Job) -> AssetsDefinition:
+    """The source, which Dagster observes and never computes. A day's version changes when one of its files does."""
+    key = key_of(job, DOCUMENTS)
+    spec = AssetSpec(
+        key,
+        description=catalogue.describe_documents(job),
+        group_name=job.name,
+        kinds={"parquet"},
+        metadata={"uri": job.source.uri},
+        skippable=True,  # observing all days at once gives an event a day, and nothing for the asset as a whole
+        partitions_def=day_partitions(job),
+    )
+
+    def observe(context: AssetExecutionContext) -> Iterator[ObserveResult]:
+        with as_failures():
+            ensure_source(job)
+            if context.has_partition_key or not spec.partitions_def:
+                shards = storage.list_shards(source_folder(job.source.uri, _partition(job, context)))
+                yield ObserveResult(
+                    asset_key=key,
+                    data_version=_version(shards),
+                    metadata=asset_metadata.documents_metadata(shards),
+                )
+                return
+            days = [day for day in list_partitions(job) if spec.partitions_def.has_partition_key(day)]
+            for day in days[-MOST_OBSERVED_DAYS:]:
+                shards = storage.list_shards(source_folder(job.source.uri, job.partition(day)))
+                context.log_event(
+                    AssetObservation(
+                        key,
+                        partition=day,
+                        tags={DATA_VERSION_TAG: _version(shards).value},
+                        metadata=asset_metadata.documents_metadata(shards),
+                    )
+                )
+
+    with warnings.catch_warnings():
+        # Both of Dagster's ways to observe a source are "beta" and warn; what we use of it is held by our tests.
+        warnings.simplefilter("ignore", BetaWarning)
+        decorate = multi_observable_source_asset(name=f"{job.name}__documents", specs=[spec])
+    return decorate(observe)
+
+
+def answer_assets(job: Job) -> AssetsDefinition:
+    """One asset for each task, and the report about them, from one step that takes a place in the engine's pool."""
+    documents, report = key_of(job, DOCUMENTS), key_of(job, REPORT)
+    tasks = {name: key_of(job, name) for name in job.tasks}
+    specs = [
+        AssetSpec(
+            key,
+            deps=[documents],
+            description=catalogue.describe_task(job, name),
+            group_name=job.name,
+            kinds={"vllm", "parquet"},
+            code_version=job.settings_hash(name),
+        )
+        for name, key in tasks.items()
+    ]
+    specs.append(
+        AssetSpec(
+            report,
+            deps=list(tasks.values()),
+            description=catalogue.describe_report(job),
+            group_name=job.name,
+            kinds={"json"},
+        )
+    )
+
+    @multi_asset(
+        name=f"{job.name}__answers",
+        specs=specs,
+        can_subset=True,
+        partitions_def=day_partitions(job),
+        pool=ENGINE_POOL,
+        retry_policy=RETRY,
+    )
+    def answers(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
+        partition = _partition(job, context)
+        chosen = [name for name, key in tasks.items() if key in context.selected_asset_keys]
+        with as_failures():
+            figures = _run(context, job, partition, chosen) if chosen else _last_report(job, partition)
+            metadata = {
+                tasks[name]: asset_metadata.task_metadata(job, partition, figures, name) for name in chosen
+            }
+            if report in context.selected_asset_keys:
+                metadata[report] = asset_metadata.report_metadata(job, partition, figures)
+        if chosen and figures.failed_shards:
+            _fail(context, figures, metadata)
+        for key, values in metadata.items():
+            yield MaterializeResult(asset_key=key, metadata=values)
+
+    return answers
+
+
+def _partition(job: Job, context: AssetExecutionContext) -> Partition:
+    return job.partition(context.partition_key if context.has_partition_key else None)
+
+
+def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
+    ensure_source(job)
+    return run_partition(job, partition, tasks=tasks, on_progress=EventLogProgress(context.log))
+
+
+def _last_report(job: Job, partition: Partition) -> Report:
+    """The report alone was asked for: show again what the last run wrote."""
+    return Report.model_validate_json(storage.read_bytes(Layout(job.output.uri, partition).report))
+
+
+def _fail(context: AssetExecutionContext, report: Report, metadata: dict[AssetKey, Any]) -> None:
+    """End the step as failed, and so red, although the usable shards' answers are written.
+
+    A materialisation would turn the day green whatever the step says afterwards, so the figures are observations.
+    """
+    for key, values in metadata.items():
+        partition = context.partition_key if context.has_partition_key else None
+        context.log_event(AssetObservation(key, partition=partition, metadata=values))
+    names = [shard.shard for shard in report.failed_shards]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    raise Failure(
+        f"{len(names)} of {report.shards} shards could not be used: {shown}. The answers of the others are written. "
+        "Repair or remove the files and run again; the reasons are in the metadata",
+        metadata=asset_metadata.failed_shards_metadata(report),
+        allow_retries=False,  # the same files would fail again
+    )
+
+
+def _version(shards: list[Shard]) -> DataVersion:
+    listing = "\n".join(f"{shard.name}|{shard.num_bytes}|{shard.version}" for shard in shards)
+    return DataVersion(xxhash.xxh3_64_hexdigest(listing.encode()))

@@ -1,0 +1,39 @@
+"""What Dagster shows for a job file that cannot be used: an asset that says so, beside all jobs that can.
+
+One typo must not take every schedule down, which failing to load would do; nor may the job vanish without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from dagster import AssetsDefinition, Failure, asset
+
+from docmill.ops.errors import JobError
+from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.job_files import JobFile
+
+log = logging.getLogger(__name__)
+
+GROUP = "broken_job_files"
+
+
+def broken_job_asset(file: JobFile, error: JobError) -> AssetsDefinition:
+    """A stand-in `broken_job_files/<file>` whose description lists the file's problems; materialising it fails with them."""
+    message = error_message(error)
+    log.error("job file %s cannot be used: %s", file, message)
+    name = re.sub(r"\W", "_", file.name)
+    problems = "\n".join(f"- `{problem}`" for problem in error.problems)
+
+    @asset(
+        key=[GROUP, name],
+        group_name=GROUP,
+        description=f"**{file} cannot be used; its assets and schedules are missing until it is mended.**\n\n{problems}",
+        kinds={"yaml"},
+        op_tags={},
+    )
+    def broken_job_file() -> None:
+        raise Failure(message, allow_retries=False)
+
+    return broken_job_file

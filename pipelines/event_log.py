@@ -1,0 +1,50 @@
+"""What a step tells Dagster while it runs and when it fails: progress now and then, errors with their remedy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dagster import DagsterLogManager, Failure
+
+from docmill.data.errors import DataError
+from docmill.engine.errors import EngineError
+from docmill.ops.errors import OpsError
+from docmill.ops.progress import Progress
+from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.progress_lines import progress_line
+
+SECONDS_BETWEEN_LINES = 30.0  # every line is a row in Dagster's database; a night has a thousand of these
+
+
+class EventLogProgress:
+    """Writes a line into the run's log when the stage changes, and then every half minute."""
+
+    def __init__(self, log: DagsterLogManager, *, seconds_between: float = SECONDS_BETWEEN_LINES):
+        self._log, self._seconds_between = log, seconds_between
+        self._stage, self._written = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Take one snapshot."""
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._written < self._seconds_between:
+            return
+        self._stage, self._written = progress.stage, now
+        self._log.info(progress_line(progress))
+
+
+@contextmanager
+def as_failures() -> Iterator[None]:
+    """Turn docmill's errors into a step failure with cause and remedy; only what may work later is retried."""
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as error:
+        known = isinstance(error, (DataError, EngineError, OpsError))
+        raise Failure(
+            error_message(error) if known else f"unexpected {type(error).__name__}: {error}",
+            metadata={"error": type(error).__name__},
+            allow_retries=bool(getattr(error, "retryable", False)),
+        ) from error

@@ -1,0 +1,51 @@
+"""Where log lines go and what they may hold: stderr, one line a record, `key=value`, quiet unless asked.
+
+Never a document's text, which no module of docmill logs; and never a secret, which a library's message could carry:
+the values of the usual secret variables are blotted out of every line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+
+SECRET_VARIABLES = (
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "DAGSTER_PG_PASSWORD",
+)  # fmt: skip
+SHORTEST_SECRET = 6  # shorter values ("test") would blot out ordinary words
+_PASSWORD_IN_URI = re.compile(r"(?<=://)([^/@:\s]+):[^/@\s]+@")
+
+
+def without_secrets(text: str) -> str:
+    """The same text with every known secret, and every password in a URI, replaced by `***`."""
+    for name in SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return _PASSWORD_IN_URI.sub(r"\1:***@", text)
+
+
+class _LineFormatter(logging.Formatter):
+    """`2026-11-22T07:30:00 INFO docmill.ops.partition_job job=demo partition=dt=2026-11-20 ...`, in one line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+def configure_logs(verbose: int = 0) -> None:
+    """Send docmill's log to stderr: warnings; with 1 also what happens; with 2 everything, libraries included."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    ours = logging.getLogger("docmill")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    if verbose >= 2:
+        everything = logging.getLogger()
+        everything.addHandler(handler)
+        everything.setLevel(logging.DEBUG)
