@@ -78,6 +78,10 @@ class RequestTable:
         prompt_ids = output.prompt_token_ids or ()
         shared.usage += Usage(len(prompt_ids), output.num_cached_tokens or 0, len(answer.token_ids))
         shared.num_outstanding -= 1
+        if answer.finish_reason not in ("stop", "length"):  # "error", "abort": vLLM gave this request up
+            self.forget(shared.request)
+            error = RequestError("engine_error", f"vLLM ended the request with {answer.finish_reason!r}; see its log")
+            return Completion(shared.request.id, usage=shared.usage, error=error)
         if question is None:
             return Completion(shared.request.id, tuple(answer.token_ids), answer.finish_reason, shared.usage)
         if not answer.logprobs:

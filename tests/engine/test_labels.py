@@ -1,0 +1,60 @@
+"""Scoring labels by next-token questions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from docmill.engine.labels import LabelTrie
+
+END = 99
+
+
+def scores_under(trie: LabelTrie, probability: dict[tuple[int, ...], float]) -> tuple[float, ...]:
+    """Ask the trie's questions of a made-up model: the probability of each token sequence's last token."""
+    answers: dict[tuple[int, ...], dict[int, float]] = {}
+    for question in trie.questions:
+        for token_id in question.next_token_ids:
+            logprob = math.log(probability[(*question.prefix, token_id)])
+            answers.setdefault(question.prefix, {})[token_id] = logprob
+    return trie.scores(answers)
+
+
+def test_single_token_labels_are_one_question() -> None:
+    trie = LabelTrie([(1,), (2,), (3,)], end_token_id=END)
+    assert [(question.prefix, question.next_token_ids) for question in trie.questions] == [((), (1, 2, 3))]
+    scores = scores_under(trie, {(1,): 0.5, (2,): 0.25, (3,): 0.125})
+    assert scores == pytest.approx([math.log(0.5), math.log(0.25), math.log(0.125)])
+
+
+def test_the_score_of_a_longer_label_is_the_product_along_its_tokens() -> None:
+    trie = LabelTrie([(1, 5), (1, 6, 7), (2,)], end_token_id=END)
+    probability = {(1,): 0.5, (2,): 0.3, (1, 5): 0.4, (1, 6): 0.6, (1, 6, 7): 0.9}
+    assert scores_under(trie, probability) == pytest.approx(
+        [math.log(0.5 * 0.4), math.log(0.5 * 0.6 * 0.9), math.log(0.3)]
+    )
+
+
+def test_a_label_that_begins_another_is_scored_to_its_end() -> None:
+    trie = LabelTrie([(1,), (1, 2)], end_token_id=END)
+    assert trie.labels == ((1, END), (1, 2, END))
+    probability = {(1,): 0.8, (1, END): 0.25, (1, 2): 0.7, (1, 2, END): 1.0}
+    assert scores_under(trie, probability) == pytest.approx([math.log(0.8 * 0.25), math.log(0.8 * 0.7)])
+
+
+@pytest.mark.parametrize("num_labels", [127, 128, 129, 1000])
+def test_any_number_of_labels_is_asked_in_questions_that_vllm_takes(num_labels: int) -> None:
+    labels = [(token_id,) for token_id in range(num_labels)]
+    trie = LabelTrie(labels, end_token_id=-1)
+    assert all(len(question.next_token_ids) <= 128 for question in trie.questions)
+    assert len(trie.questions) == math.ceil(num_labels / 128)
+    uniform = {label: 1 / num_labels for label in labels}
+    assert scores_under(trie, uniform) == pytest.approx([math.log(1 / num_labels)] * num_labels)
+
+
+def test_labels_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="same tokens"):
+        LabelTrie([(1, 2), (1, 2)], end_token_id=END)
+    with pytest.raises(ValueError, match="no tokens"):
+        LabelTrie([(1,), ()], end_token_id=END)
