@@ -32,14 +32,19 @@ class Layout:
         return join(self.answers_folder(task), shard_name)
 
     @property
+    def internal_folder(self) -> str:
+        """Folder of what docmill writes for itself about this partition."""
+        return join(self.output_uri, INTERNAL, str(self.partition))
+
+    @property
     def report(self) -> str:
         """Figures of the partition's last run."""
-        return join(self.output_uri, INTERNAL, str(self.partition), "report.json")
+        return join(self.internal_folder, "report.json")
 
     @property
     def manifest(self) -> str:
         """Written last; no manifest means the partition was never finished."""
-        return join(self.output_uri, INTERNAL, str(self.partition), "manifest.json")
+        return join(self.internal_folder, "manifest.json")
 
 
 def answers_glob(output_uri: str, task: str) -> str:

@@ -38,7 +38,7 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):
         options = {"config_kwargs": S3_CLIENT}
-    elif protocol == "file":
+    elif protocol in ("file", "local"):
         options = {"auto_mkdir": True}
     try:
         filesystem, path = url_to_fs(uri, use_listings_cache=False, **options)
@@ -124,9 +124,8 @@ def put_bytes(uri: str, content: bytes) -> None:
     filesystem, path = open_filesystem(uri)
     with store_errors(uri):
         if _is_local(filesystem):
-            hidden = _hidden_neighbour(path)
-            filesystem.pipe_file(hidden, content)
-            os.replace(hidden, path)
+            with _hidden_neighbour(path) as hidden:
+                filesystem.pipe_file(hidden, content)
         else:
             filesystem.pipe_file(path, content)
 
@@ -136,9 +135,8 @@ def put_file(uri: str, local_path: str) -> None:
     filesystem, path = open_filesystem(uri)
     with store_errors(uri):
         if _is_local(filesystem):
-            hidden = _hidden_neighbour(path)
-            filesystem.mv(local_path, hidden)  # across file systems this copies, which is not atomic
-            os.replace(hidden, path)
+            with _hidden_neighbour(path) as hidden:
+                filesystem.mv(local_path, hidden)  # across file systems this copies, which is not atomic
         else:
             filesystem.put_file(local_path, path)
 
@@ -163,6 +161,13 @@ def check_reachable(uri: str) -> None:
             _require_bucket(filesystem, root, uri)
 
 
+def check_writable(folder_uri: str) -> None:
+    """Write and remove a tiny file, so that a key that may only read shows before any work is paid for."""
+    probe = join(folder_uri, f".probe-{uuid.uuid4().hex}")
+    put_bytes(probe, b"")
+    delete(probe)
+
+
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn what a store's driver raises into a `StorageError` that names the URI, the cause and the remedy."""
@@ -185,17 +190,17 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
         str(getattr(link, "response", {}).get("Error", {}).get("Code")) for link in chain if _is_boto(link)
     }
     names = {type(link).__name__ for link in chain}
-    store = (
-        os.environ.get("AWS_ENDPOINT_URL", "the default endpoint")
-        if uri.startswith("s3")
-        else uri.split("://")[0]
-    )
+    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+    is_s3 = protocol in ("s3", "s3a")
+    store = os.environ.get("AWS_ENDPOINT_URL", "the default endpoint") if is_s3 else f"{protocol} storage"
     if codes & DENIED_CODES or isinstance(error, PermissionError):
-        code = ", ".join(sorted(codes - {"None"})) or str(error)
-        return StorageDenied(
-            uri, f"access denied by {store} ({code}). For s3:// check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
-            "and AWS_ENDPOINT_URL, and that this key may use the bucket"
-        )  # fmt: skip
+        code = ", ".join(sorted(codes - {"None"})) or type(error).__name__
+        remedy = (
+            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that this key may use the bucket"
+            if is_s3
+            else "Check who may read and write there"
+        )
+        return StorageDenied(uri, f"access denied by {store} ({code}). {remedy}")
     if names & {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
         return StorageDenied(
             uri, "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
@@ -235,7 +240,15 @@ def _is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
     return "file" in _protocols(filesystem)
 
 
-def _hidden_neighbour(path: str) -> str:
-    """A name in the same folder that no `*.parquet` glob matches."""
+@contextmanager
+def _hidden_neighbour(path: str) -> Iterator[str]:
+    """A name in the same folder that no `*.parquet` glob matches. What is written there becomes `path`, or nothing."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    hidden = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield hidden
+        os.replace(hidden, path)
+    except BaseException:
+        if os.path.exists(hidden):
+            os.remove(hidden)
+        raise

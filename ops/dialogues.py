@@ -134,7 +134,8 @@ class Dialogues(Generic[Key]):
         except TaskError as error:
             running.error = str(error)
         except Exception as error:  # one document never fails a job, not even by a bug in a task
-            log.exception("task %s failed on a document", running.task_name)
+            log.error("task %s failed on a document: %s", running.task_name, type(error).__name__)
+            log.debug("where", exc_info=error)  # not above: the error's text may be the document's
             running.error = f"task_error: {type(error).__name__} in task {running.task_name!r}; see the log"
         else:
             running.completions, running.num_outstanding = [None] * len(asks), len(asks)

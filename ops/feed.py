@@ -6,6 +6,7 @@ fails, and the next one opens. One bad file never ends the stream.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from docmill.ops.chunking import Chunk, chunk
 from docmill.ops.job import Job
 from docmill.ops.prepare import PreparedText, Refusal, SeenIds, prepare
 from docmill.ops.stages import Stages
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -113,7 +116,7 @@ def _ready(
     stages: Stages,
 ) -> BatchReady:
     with stages.measure("prepare"):
-        prepared = [_prepare(document, job, seen) for document in batch.documents]
+        prepared = [_prepare_safely(document, job, seen) for document in batch.documents]
     with stages.measure("tokenise"):
         texts = [item.text for item in prepared if isinstance(item, PreparedText)]
         token_ids = iter(tokenizer.encode_data(texts))
@@ -123,9 +126,34 @@ def _ready(
                 rows.append(item)
             else:
                 ids = next(token_ids)
-                rows.append(_chunks(item.text, ids, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens))
+                rows.append(
+                    _cut_safely(item.text, ids, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens)
+                )
     num_truncated = sum(isinstance(item, PreparedText) and item.truncated for item in prepared)
     return BatchReady(shard, batch.carried, rows, num_truncated)
+
+
+def _prepare_safely(document: Document, job: Job, seen: SeenIds) -> PreparedText | Refusal:
+    try:
+        return _prepare(document, job, seen)
+    except Exception as error:  # noqa: BLE001 - one document never fails a job, not even by a bug of ours
+        return _unexpected(error)
+
+
+def _cut_safely(
+    text: str, token_ids: list[int], *, tokenizer: ModelTokenizer, max_chunk_tokens: int
+) -> list[Chunk] | Refusal:
+    try:
+        return _chunks(text, token_ids, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Refusal:
+    log.error("a document could not be prepared: %s", type(error).__name__)
+    log.debug("where", exc_info=error)  # not above: the error's text may be the document's
+    explanation = f"{type(error).__name__} while preparing the text; please report it"
+    return Refusal(Status.FAILED, "prepare_error", explanation)
 
 
 def _prepare(document: Document, job: Job, seen: SeenIds) -> PreparedText | Refusal:

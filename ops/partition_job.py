@@ -61,7 +61,7 @@ def run_partition(
     chosen = _choose(job, tasks)
     shards = find_shards(job, partition)
     layout = Layout(job.output.uri, partition)
-    storage.check_reachable(job.output.uri)
+    storage.check_writable(layout.internal_folder)
     stages = Stages()
     with ExitStack() as stack:
         on_progress(Progress("loading model", 0, None, 0, 0, 0.0))

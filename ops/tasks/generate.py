@@ -49,7 +49,8 @@ class Generate(Task):
         completions = yield [
             Ask(chunk.text, chunk.token_ids, self.instruction, self._sampling()) for chunk in asked
         ]
-        answers = [prompts.tokenizer.decode(completion.token_ids).strip() for completion in completions]
+        decoded = (prompts.tokenizer.decode(completion.token_ids) for completion in completions)
+        answers = [_before_stop(text, self.stop).strip() for text in decoded]
         if self.json_schema is not None:
             _check_json(answers[0])
         return {"answer": "\n".join(answers)}
@@ -63,6 +64,12 @@ class Generate(Task):
         return Sampling(
             self.max_output_tokens, self.temperature, self.top_p, self.top_k, self.seed, self.stop, schema
         )
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    """The engine ends an answer behind a stop string; the string itself is no part of it."""
+    found = [text.find(string) for string in stop if string in text]
+    return text[: min(found)] if found else text
 
 
 def _check_json(answer: str) -> None:
