@@ -12,14 +12,12 @@ raises here (`NoShards`, `JobError`, `StorageError`, `EngineError`) concerns the
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import ExitStack
-from datetime import datetime
 
 from docmill.data import storage
 from docmill.data.layout import Layout
-from docmill.data.manifest import Manifest, TaskManifest, read_manifest, write_manifest
-from docmill.data.records import Partition, Shard, Usage
+from docmill.data.manifest import write_manifest
+from docmill.data.records import Partition
 from docmill.engine.open_engine import open_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine, EngineInfo
@@ -28,11 +26,13 @@ from docmill.ops.answer_files import AnswerFiles, Place
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.errors import JobError
 from docmill.ops.feed import Ahead, BatchReady, Event, ShardEnded, ShardFailed, ShardOpened, read_documents
+from docmill.ops.finish import make_manifest, make_report
 from docmill.ops.job import Job
+from docmill.ops.meter import Meter
 from docmill.ops.partitions import find_shards
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
-from docmill.ops.report import Report, Seconds, Tokens
+from docmill.ops.report import Report
 from docmill.ops.stages import Stages
 from docmill.ops.tasks.task import Task
 
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 SMALLEST_CHUNK_TOKENS = 16
 NUM_BATCHES_AHEAD = 4
 POLL_SECONDS = 0.1
-PROGRESS_SECONDS = 0.5
 
 
 def run_partition(
@@ -80,7 +79,7 @@ def run_partition(
         files = stack.enter_context(AnswerFiles(layout, chosen, model=engine.info.model, stages=stages))
         max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
         dialogues: Dialogues[Place] = Dialogues(engine, prompts, chosen, max_in_flight=max_in_flight)
-        meter = _Meter(on_progress, files, dialogues, shards)
+        meter = Meter(on_progress, files, dialogues, shards)
         while not feed.exhausted or len(dialogues):
             while not feed.exhausted and dialogues.wants_more and files.has_room:
                 event = feed.take(wait=len(dialogues) == 0)
@@ -94,9 +93,18 @@ def run_partition(
         stages.seconds["engine"] = engine.busy_seconds - busy_before
         meter.show(stage="writing", now=True)
         files.remove_stale(shards)
-        report = _report(job, partition, engine.info, files, dialogues, stages, started_at, len(shards))
+        report = make_report(
+            job,
+            partition,
+            engine.info,
+            files,
+            dialogues,
+            stages=stages,
+            started_at=started_at,
+            num_shards=len(shards),
+        )
     storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    _write_manifest(job, partition, layout, files, report)
+    write_manifest(layout.manifest, make_manifest(job, partition, layout, files, report))
     log.info(
         "job=%s partition=%s documents=%d seconds=%.1f",
         job.name,
@@ -142,110 +150,3 @@ def _take(event: Event, files: AnswerFiles, dialogues: Dialogues[Place]) -> None
         case ShardFailed():
             log.warning("shard failed: %s", event.error)
             files.fail_shard(event)
-
-
-class _Meter:
-    """Shows progress, at most twice a second."""
-
-    def __init__(
-        self, on_progress: OnProgress, files: AnswerFiles, dialogues: Dialogues[Place], shards: list[Shard]
-    ):
-        self._on_progress, self._files, self._dialogues = on_progress, files, dialogues
-        self._num_bytes = {shard.name: shard.num_bytes for shard in shards}
-        self._started = self._shown = time.monotonic()
-
-    def show(self, stage: str = "running", *, now: bool = False) -> None:
-        """Tell how far the run is."""
-        if not now and time.monotonic() - self._shown < PROGRESS_SECONDS:
-            return
-        self._shown = time.monotonic()
-        files, usage = self._files, self._dialogues.usage
-        total = files.num_rows_opened
-        # Rows of shards not opened yet are guessed from their bytes.
-        bytes_opened = sum(self._num_bytes[name] for name in files.shards_opened)
-        if bytes_opened:
-            total = round(total * sum(self._num_bytes.values()) / bytes_opened)
-        self._on_progress(
-            Progress(
-                stage=stage,
-                num_documents_done=files.num_rows_done,
-                num_documents_total=total or None,
-                num_output_tokens=usage.num_output_tokens,
-                num_prompt_tokens=usage.num_prompt_tokens,
-                seconds=self._shown - self._started,
-            )
-        )
-
-
-def _report(
-    job: Job,
-    partition: Partition,
-    info: EngineInfo,
-    files: AnswerFiles,
-    dialogues: Dialogues[Place],
-    stages: Stages,
-    started_at: datetime,
-    num_shards: int,
-) -> Report:
-    finished_at = reports.now()
-    spent = stages.seconds
-    seconds = Seconds(
-        wall=(finished_at - started_at).total_seconds(),
-        model_load=spent["model_load"],
-        read=spent["read"],
-        prepare=spent["prepare"],
-        tokenise=spent["tokenise"],
-        engine=spent["engine"],
-        write=spent["write"],
-    )
-    tokens = _tokens(dialogues.usage)
-    for name, task_report in files.reports.items():
-        task_report.requests = dialogues.num_requests[name]
-    cost = reports.bill(
-        files.reports, documents=files.num_documents, seconds=seconds, usd_per_hour=job.prices.of(info.device)
-    )
-    return Report(
-        job=job.name,
-        partition=str(partition),
-        started_at=started_at,
-        finished_at=finished_at,
-        model=info.model,
-        model_fingerprint=info.model_fingerprint,
-        engine=info.name,
-        shards=num_shards,
-        failed_shards=files.failed_shards,
-        documents=files.num_documents,
-        truncated_documents=files.num_truncated,
-        chunked_documents=files.num_chunked,
-        requests=sum(dialogues.num_requests.values()),
-        tokens=tokens,
-        tasks=files.reports,
-        seconds=seconds,
-        rates=reports.rates(documents=files.num_documents, tokens=tokens, seconds=seconds),
-        cost=cost,
-        peak_memory_mib=reports.peak_memory_mib(),
-        machine=reports.this_machine(info.device),
-        versions=reports.versions(info.versions),
-    )
-
-
-def _tokens(usage: Usage) -> Tokens:
-    return Tokens(
-        prompt=usage.num_prompt_tokens, cached=usage.num_cached_tokens, output=usage.num_output_tokens
-    )
-
-
-def _write_manifest(
-    job: Job, partition: Partition, layout: Layout, files: AnswerFiles, report: Report
-) -> None:
-    """Say which files belong to the partition; what it says of tasks that did not run now is kept."""
-    manifest = read_manifest(layout.manifest) or Manifest(job=job.name, partition=str(partition))
-    for name, answer_files in files.files.items():
-        manifest.tasks[name] = TaskManifest(
-            settings=job.settings_hash(name),
-            model_fingerprint=report.model_fingerprint,
-            finished_at=report.finished_at,
-            files=sorted(answer_files, key=lambda file: file.name),
-            failed_shards=[failed.shard for failed in report.failed_shards],
-        )
-    write_manifest(layout.manifest, manifest)
