@@ -85,7 +85,11 @@ def failed_shards_metadata(report: Report) -> Metadata:
     """Which shards could not be used and why; nothing where all could."""
     if not report.failed_shards:
         return {}
-    return {"failed_shard_errors": MetadataValue.json({shard.shard: shard.error for shard in report.failed_shards})}
+    return {
+        "failed_shard_errors": MetadataValue.json(
+            {shard.shard: shard.error for shard in report.failed_shards}
+        )
+    }
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -132,16 +136,33 @@ def _preview(job: Job, partition: Partition, task: str) -> MetadataValue[Any]:
 
 
 def _tasks_table(report: Report) -> str:
-    header = ["task", "ok", "failed", "skipped", "requests", "prompt tokens", "cached", "output tokens", "USD"]
+    header = [
+        "task",
+        "ok",
+        "failed",
+        "skipped",
+        "requests",
+        "prompt tokens",
+        "cached",
+        "output tokens",
+        "USD",
+    ]
     return markdown_table(header, [_task_row(name, task) for name, task in report.tasks.items()])
 
 
 def _task_row(name: str, task: TaskReport) -> list[str]:
     counts, tokens = task.counts, task.tokens
-    numbers = (counts.ok, counts.failed, counts.skipped, task.requests, tokens.prompt, tokens.cached, tokens.output)
+    numbers = (
+        counts.ok,
+        counts.failed,
+        counts.skipped,
+        task.requests,
+        tokens.prompt,
+        tokens.cached,
+        tokens.output,
+    )
     return [name, *(f"{number:,}" for number in numbers), "" if task.usd is None else f"{task.usd:.4f}"]
 
 
 def _plain(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
-

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 DOCUMENTS, REPORT = "documents", "report"
-ENGINE_POOL = "docmill_engine"  # as many runs at once as there are engines to run them: its limit is in dagster.yaml
+ENGINE_POOL = (
+    "docmill_engine"  # as many runs at once as there are engines to run them: its limit is in dagster.yaml
+)
 DATA_VERSION_TAG = "dagster/data_version"  # the one tag that Dagster reads an observation's version from
 MOST_OBSERVED_DAYS = 100  # of one "Observe" over all days: a listing each
 
@@ -116,7 +118,8 @@ def documents_asset(job: Job) -> AssetsDefinition:
         # Both of Dagster's ways to observe a source are "beta" and warn; what we use of it is held by our tests.
         warnings.simplefilter("ignore", BetaWarning)
         decorate = multi_observable_source_asset(name=f"{job.name}__documents", specs=[spec])
-    return decorate(observe)
+    documents: AssetsDefinition = decorate(observe)
+    return documents
 
 
 def answer_assets(job: Job) -> AssetsDefinition:

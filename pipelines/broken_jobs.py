@@ -20,7 +20,7 @@ GROUP = "broken_job_files"
 
 
 def broken_job_asset(file: JobFile, error: JobError) -> AssetsDefinition:
-    """A stand-in `broken_job_files/<file>` whose description lists the file's problems; materialising it fails with them."""
+    """A stand-in whose description lists the file's problems. Materialising it fails with them."""
     message = error_message(error)
     log.error("job file %s cannot be used: %s", file, message)
     name = re.sub(r"\W", "_", file.name)
@@ -29,9 +29,8 @@ def broken_job_asset(file: JobFile, error: JobError) -> AssetsDefinition:
     @asset(
         key=[GROUP, name],
         group_name=GROUP,
-        description=f"**{file} cannot be used; its assets and schedules are missing until it is mended.**\n\n{problems}",
+        description=f"**{file} cannot be used. Its assets are missing until it is mended:**\n\n{problems}",
         kinds={"yaml"},
-        op_tags={},
     )
     def broken_job_file() -> None:
         raise Failure(message, allow_retries=False)

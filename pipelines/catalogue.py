@@ -30,8 +30,8 @@ def describe_documents(job: Job) -> str:
     source = job.source
     per_day = f", a folder `{source.partition_key}=...` a day" if source.partition_key else ""
     return (
-        f"{_sentence(job.description)}The documents as they came: Parquet files in `{source.uri}`{per_day}. Each row is a "
-        f"document with its id in `{source.id_column}` and its text in `{source.text_column}`."
+        f"{_sentence(job.description)}The documents as they came: Parquet files in `{source.uri}`{per_day}. "
+        f"Each row is a document with its id in `{source.id_column}` and its text in `{source.text_column}`."
     )
 
 
@@ -40,9 +40,9 @@ def describe_task(job: Job, name: str) -> str:
     task = job.tasks[name]
     columns = ", ".join(f"`{column.name}`" for column in task.columns)
     return (
-        f"{_sentence(task.description)}{_what(task)} One row for each document, in the same order: `status` is ok, failed or "
-        f"skipped, `error` says why there is no answer, the answer is in {columns}. Answered by the model "
-        f"`{job.model.source}`.\n\nRead all of it with `polars.scan_parquet(\"{answers_glob(job.output.uri, name)}\")`."
+        f"{_sentence(task.description)}{_what(task)} One row for each document, in the same order: `status` is ok, "
+        f"failed or skipped, `error` says why there is no answer, the answer is in {columns}. Answered by the model "
+        f'`{job.model.source}`.\n\nRead all of it with `polars.scan_parquet("{answers_glob(job.output.uri, name)}")`.'
     )
 
 

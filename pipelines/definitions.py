@@ -1,4 +1,4 @@
-"""All that Dagster knows of docmill: every job file's assets and its run. `dagster dev -m docmill.pipelines.definitions`.
+"""All that Dagster knows of docmill: the assets and the run of every job file.
 
 Only puts together what the other files make. Loading takes seconds and needs neither torch nor vLLM; the jobs are
 those that `docmill jobs` lists.

@@ -23,9 +23,15 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-EXIT_CODES_HELP = """Exit codes: 0 done; 1 unexpected error, or a check that failed; 2 wrong usage, or a job that cannot
-run as written; 3 done, but some shards could not be used; 4 storage unreachable or denied (worth a retry); 5 the
-engine died; 130 interrupted."""
+EXIT_CODES_HELP = (
+    "Exit codes: 0 done; 1 unexpected error, or a check that failed; 2 wrong usage, or a job that cannot run as written; "
+    "3 done, but some shards could not be used; 4 storage unreachable or denied (worth a retry); 5 the engine died; "
+    "130 interrupted."
+)
+
+
+class WrongUsage(OpsError):
+    """An option of a command that cannot be meant so."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -50,7 +56,9 @@ def error_message(error: BaseException) -> str:
         return without_secrets("\n".join(lines))
     if isinstance(error, (DataError, OpsError, EngineError)):
         return without_secrets(str(error))
-    return without_secrets(f"unexpected {type(error).__name__}: {error}. Run again with --debug for the place")
+    return without_secrets(
+        f"unexpected {type(error).__name__}: {error}. Run again with --debug for the place"
+    )
 
 
 def error_object(error: BaseException) -> dict[str, Any]:

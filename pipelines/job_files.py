@@ -56,7 +56,10 @@ def load_all_jobs() -> dict[JobFile, Job | JobError]:
             job = read_job(file)
             owner = owners.setdefault(job.name, file)
             if owner is not file:
-                raise JobError(str(file), [f"name: {job.name!r} is already the name of the job in {owner}; choose another"])
+                raise JobError(
+                    str(file),
+                    [f"name: {job.name!r} is already the name of the job in {owner}"],
+                )
             loaded[file] = job
         except JobError as error:
             loaded[file] = error
@@ -85,14 +88,18 @@ def find_job_file(job: str) -> JobFile:
         return JobFile(path.absolute(), path.absolute().parent)
     files = {file.name: file for file in list_job_files()}
     if job not in files:
-        raise JobError(job, [f"there is no job of this name; {did_you_mean(job, files)}. A path ends with .yaml"])
+        raise JobError(
+            job, [f"there is no job of this name; {did_you_mean(job, files)}. A path ends with .yaml"]
+        )
     return files[job]
 
 
 def read_job(file: JobFile) -> Job:
     """Read one file. Raises `JobError` with all problems."""
     if file.path == file.base:
-        raise JobError(FOLDERS_VARIABLE, [f"{file} is no folder; list folders of job files, with {os.pathsep!r} between"])
+        raise JobError(
+            FOLDERS_VARIABLE, [f"{file} is no folder; it takes folders of job files, {os.pathsep!r} between"]
+        )
     try:
         content = file.path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -105,9 +112,13 @@ def read_job(file: JobFile) -> Job:
     try:
         job = Job.model_validate(_with_absolute_paths(text.values, file.base))
     except ValidationError as error:
-        named = {problem.split(":", 1)[0] for problem in problems}  # a refused key is also an unknown one: say it once
+        named = {
+            problem.split(":", 1)[0] for problem in problems
+        }  # a refused key is also an unknown one: say it once
         problems += [
-            line for line in describe_invalid(error, text.from_environment) if line.split(":", 1)[0] not in named
+            line
+            for line in describe_invalid(error, text.from_environment)
+            if line.split(":", 1)[0] not in named
         ]
     if job is not None:
         problems += combination_problems(job)
@@ -117,7 +128,9 @@ def read_job(file: JobFile) -> Job:
 
 
 def _user_folders() -> list[Path]:
-    return [Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
+    return [
+        Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part
+    ]
 
 
 def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:

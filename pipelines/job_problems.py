@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from docmill.data.layout import Layout, join
+from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.ops.job import DemoCorpus, DistributionsCorpus, Job
 from docmill.pipelines.job_text import place
@@ -23,7 +23,7 @@ def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     """The end of a message about an unknown name: the closest one, if any is close, and all there are."""
     names = list(allowed)
     close = difflib.get_close_matches(str(name), names, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(names)}"
+    return (f"did you mean {close[0]!r}? Allowed: " if close else "allowed: ") + ", ".join(names)
 
 
 def describe_invalid(error: ValidationError, from_environment: set[str]) -> list[str]:
@@ -52,7 +52,7 @@ def combination_problems(job: Job) -> list[str]:
     for task in job.tasks:
         answers = Layout(job.output.uri, Partition()).answers_folder(task) + "/"
         if source_uri.startswith(answers):
-            problems.append(f"output.uri: answers of task {task!r} would be written over the documents in {join(source.uri)}")
+            problems.append(f"output.uri: answers of task {task!r} would be written over the documents")
     return problems
 
 
@@ -73,7 +73,9 @@ def _describe(details: ErrorDetails, from_environment: set[str]) -> str:
     if kind == "literal_error":
         return f"{where}: expected {context['expected']}{value}"
     if kind == "string_type" and not isinstance(details["input"], (dict, list, type(None))):
-        return f"{where}: expected text{value}; put it in quotes (YAML reads yes, no, on, off, numbers and dates as such)"
+        return (
+            f"{where}: expected text{value}; put it in quotes (YAML reads yes, no, numbers and dates as such)"
+        )
     message = details["msg"].removeprefix("Input should be ")
     return f"{where}: expected {message}{value}"
 
@@ -86,7 +88,7 @@ def _shown(value: object) -> str:
 
 
 def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
-    """The location as it stands in the file. Pydantic puts the chosen `kind` behind the name of a task or `generate`."""
+    """The location as it stands in the file. Pydantic adds the chosen `kind` of a task or of `generate`."""
     parts = list(location)
     if len(parts) > 2 and (parts[0] == "tasks" or parts[:2] == ["source", "generate"]):
         del parts[2]
@@ -123,7 +125,13 @@ def _by_kind(annotation: Any) -> dict[str, Any]:
     if typing.get_origin(annotation) is typing.Annotated:
         return _by_kind(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return {kind: model for choice in typing.get_args(annotation) for kind, model in _by_kind(choice).items()}
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and "kind" in annotation.model_fields:
+        return {
+            kind: model for choice in typing.get_args(annotation) for kind, model in _by_kind(choice).items()
+        }
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, BaseModel)
+        and "kind" in annotation.model_fields
+    ):
         return dict.fromkeys(typing.get_args(annotation.model_fields["kind"].annotation), annotation)
     return {}

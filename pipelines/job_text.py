@@ -58,7 +58,9 @@ def read_job_text(content: str, environment: Mapping[str, str] = os.environ) -> 
     except yaml.YAMLError as error:
         return JobText(None, [_yaml_problem(error)])
     if not isinstance(values, dict):
-        return JobText(None, [f"the file must be a mapping of keys (name, source, tasks, ...), it is {_kind(values)}"])
+        return JobText(
+            None, [f"the file must be a mapping of keys (name, source, tasks, ...), it is {_kind(values)}"]
+        )
     text = JobText(values)
     text.values = _interpolate(values, "", text, environment)
     text.problems += _secrets(text.values)
@@ -81,13 +83,18 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _interpolate(value: Any, where: str, text: JobText, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _interpolate(item, _inside(where, key), text, environment) for key, item in value.items()}
+        return {
+            key: _interpolate(item, _inside(where, key), text, environment) for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_interpolate(item, f"{where}[{i}]", text, environment) for i, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
     if _MALFORMED.search(value):
-        text.problems.append(f"{where}: a `${{` is not closed or names no variable; write ${{NAME}}, ${{NAME:-default}}, or $${{ for the characters")
+        text.problems.append(
+            f"{where}: a `${{` is not closed or names no variable; write ${{NAME}} or ${{NAME:-default}}, "
+            "and $${ for the characters themselves"
+        )
         return value
 
     def resolve(match: re.Match[str]) -> str:
@@ -95,10 +102,10 @@ def _interpolate(value: Any, where: str, text: JobText, environment: Mapping[str
         if name is None:
             return "$"
         text.from_environment.add(where)
-        found = environment.get(name) or default  # an empty variable takes the default, as in a shell's ${NAME:-...}
+        found = environment.get(name) or default  # empty counts as not set, as in a shell's ${NAME:-...}
         if found is None:
             text.problems.append(
-                f"{where}: the environment variable {name} is not set; set it, or give a default: ${{{name}:-...}}"
+                f"{where}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
             )
         return found or ""
 
@@ -110,11 +117,13 @@ def _secrets(values: dict[str, Any]) -> list[str]:
     for where, key, value in _walk(values, ""):
         if isinstance(key, str) and _SECRET_KEY.search(key):
             problems.append(
-                f"{where}: secrets do not belong in a job file. Take the key out; the store's own environment variables "
-                "are read (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+                f"{where}: secrets do not belong in a job file. Take the key out and set the store's own environment "
+                "variables (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
             )
         elif isinstance(value, str) and _SECRET_IN_URI.search(value):
-            problems.append(f"{where}: the URI holds a user name and a password; take them out and set the store's environment variables")
+            problems.append(
+                f"{where}: the URI holds a password; take it out and set the store's own environment variables"
+            )
     return problems
 
 

@@ -10,7 +10,7 @@ from docmill.ops.job import DemoCorpus, Job
 
 
 def day_partitions(job: Job) -> DailyPartitionsDefinition | None:
-    """A partition a day from the source's first day to yesterday; of a generated source, its days. None: unpartitioned."""
+    """A day each from the source's first to yesterday; of a generated source, its days. None: unpartitioned."""
     source = job.source
     if source.partition_key is None:
         return None

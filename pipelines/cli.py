@@ -1,0 +1,165 @@
+"""The command line: `docmill run`, `show`, `jobs`, `doctor`, `ui`, `demo`. Each command calls one file.
+
+Imports of what takes time (Arrow, Dagster, rich) stay inside the commands, so that `docmill --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docmill.pipelines.console import errors_reported, print_json, stdout_console
+from docmill.pipelines.exit_codes import EXIT_CODES_HELP, ExitCode
+from docmill.pipelines.logs import configure_logs
+
+app = typer.Typer(
+    name="docmill",
+    help="Large language models over large piles of documents, offline: Parquet in, Parquet out, and a bill.",
+    epilog=EXIT_CODES_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobArgument = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="A job file (path/to/job.yaml) or a name that `docmill jobs` lists."),
+]
+Partition = Annotated[str | None, typer.Option("--partition", "-p", help="The day, as 2026-11-20.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Log what happens; -vv: libraries too.")
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show where an error comes from (or set DOCMILL_DEBUG=1).")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"docmill {metadata.version('docmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of docmill itself."""
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def run(
+    job: JobArgument,
+    partition: Partition = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, as a,b; default: all.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Answer a job's tasks about every document of one partition. Running it again replaces its files."""
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.run_command import run_command
+
+        run_command(job, partition_value=partition, tasks=tasks, as_json=as_json)
+
+
+@app.command()
+def jobs(as_json: Json = False, debug: Debug = False) -> None:
+    """List the jobs that have a name: in the folders of DOCMILL_JOBS, and those that docmill brings."""
+    configure_logs()
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.jobs_command import jobs_command
+
+        jobs_command(as_json=as_json)
+
+
+@app.command()
+def show(
+    job: JobArgument,
+    partition: Partition = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may stand several times.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many documents.")] = 10,
+    failed: Annotated[bool, typer.Option("--failed", help="Only documents with a failed task.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show answers beside their documents."""
+    configure_logs()
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.show_command import show_command
+
+        show_command(
+            job, partition_value=partition, tasks=task, limit=limit, failed_only=failed, as_json=as_json
+        )
+
+
+@app.command()
+def doctor(
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Also look at this job's model, source and output.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine, and say how to mend what is wrong. Exit code 1 if something that is needed fails."""
+    configure_logs()
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.doctor import examine
+        from docmill.pipelines.findings import print_findings
+
+        findings = examine(job)
+        ok = all(finding.level != "fail" for finding in findings)
+        if as_json:
+            print_json({"ok": ok, "checks": [finding.as_dict() for finding in findings]})
+        else:
+            print_findings(stdout_console(), findings)
+        if not ok:
+            raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def ui(
+    port: Annotated[int | None, typer.Option(help="Default: 3000, or the next free one.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets others in, without a password.")] = "127.0.0.1",
+    debug: Debug = False,
+) -> None:
+    """Start Dagster's pages and its daemon over all jobs. Ctrl-C ends both."""
+    configure_logs()
+    with errors_reported(debug=debug):
+        from docmill.pipelines.ui import ui_command
+
+        ui_command(port=port, host=host)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def demo(verbose: Verbose = 0, debug: Debug = False) -> None:
+    """Run the demo job for its last day, and show its answers and report. Needs no network and no GPU."""
+    configure_logs(verbose)
+    with errors_reported(debug=debug):
+        from docmill.pipelines.run_command import demo_command
+
+        demo_command()
+
+
+@app.command()
+def demo_accuracy(
+    seed: Annotated[int, typer.Option(help="Another seed, other documents.")] = 7,
+    documents: Annotated[int, typer.Option(min=1)] = 300,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Compare the demo model's answers to the known ones. Exit code 1 when they are worse than they were."""
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.accuracy_command import accuracy_command
+
+        if not accuracy_command(seed=seed, num_documents=documents, as_json=as_json):
+            raise typer.Exit(ExitCode.FAILED)
