@@ -24,7 +24,7 @@ from docmill.data.layout import join
 from docmill.data.records import Shard
 
 # Give up after seconds, not minutes, on a store that does not answer: a job that is run again beats one that hangs.
-S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}
 READ_BLOCK_BYTES = 4 << 20
 
 DENIED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken",
@@ -206,7 +206,9 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
             uri, "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
         )
     if codes & NOT_FOUND_CODES or isinstance(error, FileNotFoundError):
-        return StorageNotFound(uri, f"does not exist in {store}")
+        bucket = uri.split("://", 1)[-1].split("/", 1)[0]
+        what = f"bucket {bucket!r} " if "NoSuchBucket" in codes else ""
+        return StorageNotFound(uri, f"{what}does not exist in {store}")
     if names & {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
                 "ConnectionRefusedError", "ClientConnectorError", "TimeoutError", "gaierror"}:  # fmt: skip
         return StorageUnreachable(
