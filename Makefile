@@ -65,7 +65,7 @@ $(READY): pyproject.toml $(LOCK)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo '[2/4] torch (half a minute for the CPU build; several GB where pip finds the CUDA build)'
 	@$(PIP) -c $(LOCK) torch
-	@echo '[3/4] $(words $(shell grep -v "^ *\#" $(LOCK))) packages of $(LOCK) (2 to 5 minutes)'
+	@echo '[3/4] $(words $(shell grep -v "^ *\#" $(LOCK))) packages of $(LOCK) (3 to 6 minutes)'
 	@$(PIP) --no-deps -r $(LOCK)
 	@echo '[4/4] docmill itself, editable (5 seconds)'
 	@$(PIP) --no-deps --no-build-isolation --editable .
