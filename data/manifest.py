@@ -5,13 +5,15 @@ A run of some of the tasks keeps what the manifest says of the others.
 
 from __future__ import annotations
 
-import json
+import logging
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
+
+log = logging.getLogger(__name__)
 
 MANIFEST_VERSION = 1
 
@@ -50,12 +52,18 @@ class Manifest(BaseModel):
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest at `uri`, or None where there is none or it is of another version."""
+    """The manifest at `uri`, or None where there is none that this version understands.
+
+    A run reads the old one at its very end; nothing that lies there may cost it its work.
+    """
     try:
-        content = json.loads(storage.read_bytes(uri))
+        manifest = Manifest.model_validate_json(storage.read_bytes(uri))
     except StorageNotFound:
         return None
-    return Manifest.model_validate(content) if content.get("manifest_version") == MANIFEST_VERSION else None
+    except ValueError as error:
+        log.warning("%s is no manifest of this version, and is written anew: %s", uri, type(error).__name__)
+        return None
+    return manifest if manifest.manifest_version == MANIFEST_VERSION else None
 
 
 def write_manifest(uri: str, manifest: Manifest) -> None:

@@ -45,6 +45,12 @@ def check_shard_schema(
             f"column {', '.join(map(repr, missing))} is missing; the file has {', '.join(map(repr, schema.names))}. "
             "Name the right columns in the job's `source` (id_column, text_column, carry)",
         )
+    doubled = [name for name in (id_column, text_column, *carry) if schema.names.count(name) > 1]
+    if doubled:
+        raise ShardSchemaError(
+            shard_uri,
+            f"column {', '.join(map(repr, doubled))} stands in the file more than once; give each one name",
+        )
     text_type = _value_type(schema.field(text_column).type)
     if not (is_text(text_type) or pat.is_binary(text_type) or pat.is_large_binary(text_type)):
         raise ShardSchemaError(

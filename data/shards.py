@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from docmill.data import storage
 from docmill.data.errors import ShardCorrupt
 from docmill.data.records import Document, Shard
-from docmill.data.schemas import check_shard_schema, is_text
+from docmill.data.schemas import check_shard_schema
+from docmill.data.utf8 import num_bytes_each, strings, valid_utf8
 
 T = TypeVar("T")
 
@@ -79,8 +80,9 @@ class ShardReader:
                 self._batch_rows(group), row_groups=[group], columns=self._columns
             )
             while (batch := self._parquet(partial(next, batches, None))) is not None:
-                yield self._documents(batch, row)
-                row += batch.num_rows
+                for part in self._parts(batch):
+                    yield self._parquet(partial(self._documents, part, row))
+                    row += part.num_rows
 
     def close(self) -> None:
         """Give the file handle back."""
@@ -97,50 +99,43 @@ class ShardReader:
         row_bytes = metadata.total_byte_size / max(metadata.num_rows, 1)
         return int(max(1, min(self._max_batch_rows, self._max_batch_bytes // max(row_bytes, 1))))
 
+    def _parts(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The batch in parts of at most `max_batch_bytes`, for row groups whose average says little about the rows."""
+        start = num_bytes = 0
+        for row, length in enumerate(num_bytes_each(batch.column(self._text_column))):
+            if row > start and num_bytes + length > self._max_batch_bytes:
+                yield batch.slice(start, row - start)
+                start, num_bytes = row, 0
+            num_bytes += length
+        yield batch.slice(start)
+
     def _documents(self, batch: pa.RecordBatch, first_row: int) -> DocumentBatch:
-        ids = _strings(batch.column(self._id_column))
-        texts = _strings(batch.column(self._text_column))
+        ids = strings(batch.column(self._id_column))
+        texts = strings(batch.column(self._text_column))
         documents = [
             Document(doc_id, text, first_row + offset)
             for offset, (doc_id, text) in enumerate(zip(ids, texts, strict=True))
         ]
-        return DocumentBatch(first_row, documents, _valid_utf8(batch.select(self._kept)))
+        return DocumentBatch(first_row, documents, valid_utf8(batch.select(self._kept)))
 
     def _parquet(self, read: Callable[[], T]) -> T:
         try:
             return read()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and not isinstance(error, pa.ArrowException):
-                with storage.store_errors(self.shard.uri):
-                    raise
-            raise ShardCorrupt(
-                self.shard.uri,
-                f"not readable as Parquet ({error}). Write the file again, or take it out of the source",
-            ) from error
+        except Exception as error:
+            if _arrows_own(error):
+                raise ShardCorrupt(
+                    self.shard.uri,
+                    f"not readable as Parquet ({error}). Write the file again, or take it out of the source",
+                ) from error
+            with storage.store_errors(self.shard.uri):
+                raise
 
 
-def _valid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows, readable by everybody: Polars refuses a whole file for one string that is no UTF-8."""
-    try:
-        batch.validate(full=True)
-        return batch
-    except pa.ArrowInvalid:
-        columns = [
-            pa.array(_strings(column), column.type) if is_text(column.type) else column
-            for column in batch.columns
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-
-
-def _strings(column: pa.Array) -> list[str | None]:
-    """A column of strings, bytes, integers or a dictionary of them, as `str`; never raises on bad UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    # A string array may hold bytes that are no UTF-8 (Arrow does not check on reading); as_py() would raise for all.
-    raw = column.cast(pa.large_binary()).to_pylist()
-    return [None if value is None else value.decode("utf-8", errors="replace") for value in raw]
+def _arrows_own(error: Exception) -> bool:
+    """Whether Arrow complains of the file. What the store's driver raises comes through Arrow as it was."""
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None  # so Arrow says that pages are damaged
+    return isinstance(error, (pa.ArrowException, ValueError))
 
 
 class ShardWriter:
@@ -156,12 +151,10 @@ class ShardWriter:
         self._max_rows_per_group = max_rows_per_group
         self._pending: list[pa.RecordBatch] = []
         self._num_pending = 0
-        handle, self._spool = tempfile.mkstemp(prefix="docmill-", suffix=".parquet")
-        os.close(handle)
-        os.chmod(
-            self._spool, 0o644
-        )  # mkstemp makes it private; the output is for everybody who may see the folder
-        self._writer = pq.ParquetWriter(self._spool, schema, compression="zstd")
+        self._spool: str | None = None
+        self._writer: pq.ParquetWriter | None = (
+            None  # opened on the first flush: thousands of files may be under way
+        )
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; `batch` has exactly the writer's schema."""
@@ -174,13 +167,16 @@ class ShardWriter:
     def commit(self) -> None:
         """Finish the file and make it visible under `uri`, over whatever lay there."""
         self._flush()
-        self._writer.close()
+        self._opened().close()
+        assert self._spool is not None
         storage.put_file(self.uri, self._spool)
 
     def discard(self) -> None:
         """Throw the file away; after `commit` this does nothing that shows."""
-        self._writer.close()
-        if os.path.exists(self._spool):
+        self._pending = []
+        if self._writer is not None:
+            self._writer.close()
+        if self._spool is not None and os.path.exists(self._spool):
             os.remove(self._spool)
 
     def __enter__(self) -> Self:
@@ -189,7 +185,17 @@ class ShardWriter:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
+    def _opened(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            handle, self._spool = tempfile.mkstemp(prefix="docmill-", suffix=".parquet")
+            os.close(handle)
+            os.chmod(
+                self._spool, 0o644
+            )  # mkstemp makes it private; the output is for all who may see the folder
+            self._writer = pq.ParquetWriter(self._spool, self.schema, compression="zstd")
+        return self._writer
+
     def _flush(self) -> None:
         if self._pending:
-            self._writer.write_table(pa.Table.from_batches(self._pending, schema=self.schema))
+            self._opened().write_table(pa.Table.from_batches(self._pending, schema=self.schema))
             self._pending, self._num_pending = [], 0

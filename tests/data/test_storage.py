@@ -190,7 +190,9 @@ def test_a_closed_port_is_unreachable_within_half_a_minute(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
     started = time.monotonic()
-    with pytest.raises(StorageUnreachable, match=f"no answer from {endpoint_url}.*AWS_ENDPOINT_URL") as caught:
+    with pytest.raises(
+        StorageUnreachable, match=f"no answer from {endpoint_url}.*AWS_ENDPOINT_URL"
+    ) as caught:
         storage.list_shards("s3://docmill/docs")
     assert time.monotonic() - started < 30
     assert caught.value.retryable

@@ -1,0 +1,53 @@
+"""The manifest: read back as written, absent where there is none that this version understands."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from docmill.data import storage
+from docmill.data.manifest import AnswerFile, Manifest, TaskManifest, read_manifest, write_manifest
+
+MANIFEST = Manifest(
+    job="tickets",
+    partition="dt=2026-11-20",
+    tasks={
+        "summaries": TaskManifest(
+            settings="0123",
+            model_fingerprint="4567",
+            finished_at=datetime(2026, 11, 20, tzinfo=UTC),
+            files=[AnswerFile(name="a.parquet", rows=3, shard_version="7")],
+            failed_shards=["b.parquet"],
+        )
+    },
+)
+
+
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    uri = f"{tmp_path}/deep/manifest.json"
+    write_manifest(uri, MANIFEST)
+    assert read_manifest(uri) == MANIFEST
+
+
+def test_no_manifest_is_none(tmp_path: Path) -> None:
+    assert read_manifest(f"{tmp_path}/manifest.json") is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"manifest_version": 99, "shape": "new"}',
+        b"{}",
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"manifest_version": 1, "job": 7}',
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    """A run reads the old one at its very end: it must not lose its work to what others left there."""
+    uri = f"{tmp_path}/manifest.json"
+    storage.put_bytes(uri, content)
+    assert read_manifest(uri) is None
