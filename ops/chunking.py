@@ -89,10 +89,11 @@ def _encode(texts: list[str], max_tokens: int, tokenizer: ModelTokenizer) -> lis
     for text, bare, ids in zip(texts, stripped, tokenizer.encode_data(stripped), strict=True):
         if not bare:
             continue
-        # Tokens of joined sentences can, rarely, be a few more than the sum of their tokens.
+        # Tokens of joined sentences can, rarely, be a few more than the sum of their tokens. What is cut for that is
+        # not packed again, which could give the same text once more.
         if len(ids) > max_tokens and len(bare) > 1:
-            halves = _pack(_cut(bare, len(ids), max_tokens, tokenizer), max_tokens)
-            chunks += _encode(halves, max_tokens, tokenizer)
+            parts = [part for part, _ in _cut(text.lstrip(), len(ids), max_tokens, tokenizer)]
+            chunks += _encode(parts, max_tokens, tokenizer)
         else:
             chunks.append(Chunk(bare, array("i", ids), text[len(text.rstrip()) :]))
     return chunks

@@ -28,7 +28,7 @@ class Frame:
 
     @property
     def num_tokens(self) -> int:
-        """What the frame takes of the model's context."""
+        """What this frame takes of the model's context."""
         return len(self.before) + len(self.behind)
 
 
@@ -44,6 +44,10 @@ class Prompts:
         """The whole prompt for one instruction about one text, whose token ids are given."""
         frame = self.frame(instruction, _fence(text))
         return [*frame.before, *token_ids, *frame.behind]
+
+    def num_frame_tokens(self, instruction: str) -> int:
+        """What the frame takes of the model's context, at most: a fence with a number takes more than one without."""
+        return max(self.frame(instruction, fence).num_tokens for fence in ("document", "document-9999"))
 
     def _frame(self, instruction: str, fence: str = "document") -> Frame:
         rendered = self.tokenizer.render_chat(

@@ -70,7 +70,7 @@ class Classify(Task):
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and the longest label."""
         longest = max(map(len, _label_ids(tuple(self.labels), prompts.tokenizer)))
-        return max_model_len - prompts.frame(self._instruction()).num_tokens - longest - 2
+        return max_model_len - prompts.num_frame_tokens(self._instruction()) - longest - 2
 
     def _instruction(self) -> str:
         return self.instruction.replace("{labels}", ", ".join(self.labels))

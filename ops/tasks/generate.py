@@ -57,7 +57,7 @@ class Generate(Task):
 
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and an answer of full length."""
-        return max_model_len - prompts.frame(self.instruction).num_tokens - self.max_output_tokens
+        return max_model_len - prompts.num_frame_tokens(self.instruction) - self.max_output_tokens
 
     def _sampling(self) -> Sampling:
         schema = json.dumps(self.json_schema, sort_keys=True) if self.json_schema is not None else None

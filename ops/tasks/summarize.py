@@ -49,11 +49,11 @@ class Summarize(Task):
 
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk (or its summaries) and a summary of full length."""
-        frames = (
-            prompts.frame(text.replace("{language}", self.language))
-            for text in (self.instruction, self.reduce_instruction)
+        instructions = (self.instruction, self.reduce_instruction)
+        frame = max(
+            prompts.num_frame_tokens(text.replace("{language}", self.language)) for text in instructions
         )
-        return max_model_len - max(frame.num_tokens for frame in frames) - self.max_output_tokens
+        return max_model_len - frame - self.max_output_tokens
 
     def _sampling(self) -> Sampling:
         return Sampling(self.max_output_tokens, self.temperature)

@@ -40,7 +40,7 @@ class Translate(Task):
 
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and an answer in proportion to it."""
-        room = max_model_len - prompts.frame(self._instruction()).num_tokens
+        room = max_model_len - prompts.num_frame_tokens(self._instruction())
         if self.max_output_tokens is not None:
             return room - self.max_output_tokens
         return int((room - SHORTEST_ANSWER_TOKENS) / (1 + self.max_output_ratio))
