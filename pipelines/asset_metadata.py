@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from itertools import islice
 from typing import Any
@@ -20,7 +21,7 @@ Metadata = dict[str, Any]
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARS = 80
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~:&])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~:])")
 
 
 def documents_metadata(shards: list[Shard]) -> Metadata:
@@ -165,4 +166,4 @@ def _task_row(name: str, task: TaskReport) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
+    return html.escape(_MARKDOWN.sub(r"\\\1", text), quote=False)

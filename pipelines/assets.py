@@ -155,7 +155,7 @@ def answer_assets(job: Job) -> AssetsDefinition:
         pool=ENGINE_POOL,
         retry_policy=RETRY,
     )
-    def answers(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
+    def answers(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any] | AssetObservation]:
         partition = _partition(job, context)
         chosen = [name for name, key in tasks.items() if key in context.selected_asset_keys]
         with as_failures():
@@ -166,7 +166,8 @@ def answer_assets(job: Job) -> AssetsDefinition:
             if report in context.selected_asset_keys:
                 metadata[report] = asset_metadata.report_metadata(job, partition, figures)
         if chosen and figures.failed_shards:
-            _fail(context, figures, metadata)
+            yield from _observations(context, metadata)
+            raise _shards_failed(figures)
         for key, values in metadata.items():
             yield MaterializeResult(asset_key=key, metadata=values)
 
@@ -187,17 +188,19 @@ def _last_report(job: Job, partition: Partition) -> Report:
     return Report.model_validate_json(storage.read_bytes(Layout(job.output.uri, partition).report))
 
 
-def _fail(context: AssetExecutionContext, report: Report, metadata: dict[AssetKey, Any]) -> None:
-    """End the step as failed, and so red, although the usable shards' answers are written.
-
-    A materialisation would turn the day green whatever the step says afterwards, so the figures are observations.
-    """
+def _observations(
+    context: AssetExecutionContext, metadata: dict[AssetKey, Any]
+) -> Iterator[AssetObservation]:
+    """The figures of a run that is about to fail. Materialisations would turn the day green whatever comes after."""
+    partition = context.partition_key if context.has_partition_key else None
     for key, values in metadata.items():
-        partition = context.partition_key if context.has_partition_key else None
-        context.log_event(AssetObservation(key, partition=partition, metadata=values))
+        yield AssetObservation(key, partition=partition, metadata=values)
+
+
+def _shards_failed(report: Report) -> Failure:
     names = [shard.shard for shard in report.failed_shards]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    raise Failure(
+    return Failure(
         f"{len(names)} of {report.shards} shards could not be used: {shown}. The answers of the others are written. "
         "Repair or remove the files and run again; the reasons are in the metadata",
         metadata=asset_metadata.failed_shards_metadata(report),

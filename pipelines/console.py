@@ -61,7 +61,7 @@ def errors_reported(*, as_json: bool = False, debug: bool = False) -> Iterator[N
             print_json({"error": error_object(error)})
         from rich.text import Text
 
-        stderr_console().print(Text(error_message(error), style="bold red"))
+        stderr_console().print(Text(error_message(error), style="bold red"), soft_wrap=True)
         raise typer.Exit(exit_code_of(error)) from error
 
 

@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES_HELP = (
-    "Exit codes: 0 done; 1 unexpected error, or a check that failed; 2 wrong usage, or a job that cannot run as written; "
+    "Exit codes: 0 done; 1 unexpected error or failed check; 2 wrong usage, or a job that cannot run as written; "
     "3 done, but some shards could not be used; 4 storage unreachable or denied (worth a retry); 5 the engine died; "
     "130 interrupted."
 )

@@ -45,6 +45,10 @@ def configure_logs(verbose: int = 0) -> None:
     ours = logging.getLogger("docmill")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    # Python's warnings are about libraries' insides (torch and vLLM give a dozen): for those who ask.
+    logging.captureWarnings(True)
+    warned = logging.getLogger("py.warnings")
+    warned.handlers, warned.propagate = [handler if verbose else logging.NullHandler()], False
     if verbose >= 2:
         everything = logging.getLogger()
         everything.addHandler(handler)

@@ -1,0 +1,215 @@
+"""From YAML to a job: what a mistake looks like to the one who made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docmill.data.demo import LABELS
+from docmill.ops.errors import JobError
+from docmill.ops.tasks import Classify
+from docmill.pipelines.job_files import BUNDLED_FOLDER, load_all_jobs, load_job
+
+WriteJob = Callable[..., Path]
+
+
+def problems(job: Path | str) -> list[str]:
+    with pytest.raises(JobError) as raised:
+        load_job(str(job))
+    return raised.value.problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # a typo in a key, at every depth
+        ({"taskss": {}}, "taskss: there is no such key; did you mean 'tasks'?"),
+        ({"source__idcolumn": "x"}, "source.idcolumn: there is no such key; did you mean 'id_column'?"),
+        ({"tasks__topics__lables": []}, "tasks.topics.lables: there is no such key; did you mean 'labels'?"),
+        ({"source__generate__day": 1}, "source.generate.day: there is no such key; did you mean 'days'?"),
+        ({"engine__zzz": 1}, "engine.zzz: there is no such key; allowed: kind, device"),
+        # a key that is missing
+        ({"output": None}, "output: is missing"),
+        ({"tasks__topics__labels": None}, "tasks.topics.labels: is missing"),
+        ({"tasks__topics__kind": None}, "tasks.topics.kind: is missing. Allowed: translate, classify"),
+        # a value that cannot be
+        (
+            {"tasks__topics__kind": "clasify"},
+            "tasks.topics.kind: there is no kind 'clasify'; did you mean 'classify'?",
+        ),
+        (
+            {"tasks__topics__labels": ["a", "b", "a"]},
+            "tasks.topics.labels: the labels 'a' are listed more than once",
+        ),
+        (
+            {"tasks__topics__labels": [True, "b"]},
+            "tasks.topics.labels[0]: expected text, got True; put it in quotes",
+        ),
+        ({"engine__max_model_len": -1}, "engine.max_model_len: expected greater than 0, got -1"),
+        ({"engine__device": "gpu"}, "engine.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ({"tasks": {}}, "tasks: "),
+        ({"name": "My job"}, "name: 'My job' must be small letters"),
+        # settings that do not go together
+        ({"output__uri": "documents"}, "output.uri is the source's"),
+        ({"source__carry": ["language", "language"]}, "source.carry: a column stands more than once"),
+        (
+            {"source__carry": ["label"]},
+            "source columns ['label'] have the names of output columns of task 'topics'",
+        ),
+        ({"source__text_column": "doc_id"}, "source.id_column and source.text_column are the same column"),
+        ({"source__generate": None}, "source.start_date: is missing"),
+        ({"source__partition_key": "day"}, "source.partition_key: the demo corpus lies in folders `dt=...`"),
+        (
+            {"output__uri": ".", "source__uri": "topics/x"},
+            "output.uri: answers of task 'topics' would be written over",
+        ),
+        # secrets
+        (
+            {"source__aws_secret_access_key": "abc"},
+            "source.aws_secret_access_key: secrets do not belong in a job file",
+        ),
+        ({"source__uri": "s3://me:hunter2@host/x"}, "source.uri: the URI holds a password"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(
+    write_job: WriteJob, changes: dict[str, Any], expected: str
+) -> None:
+    found = problems(write_job(**changes))
+    assert len(found) == 1, found
+    assert expected in found[0]
+    assert "hunter2" not in found[0]
+
+
+def test_all_mistakes_are_named_at_once(write_job: WriteJob) -> None:
+    path = write_job(
+        nam="x", source__uri="${NO_SUCH_VARIABLE}/x", tasks__topics__labels=["a"], engine__kind="vlm"
+    )
+    assert [problem.split(":")[0] for problem in problems(path)] == [
+        "source.uri",
+        "engine.kind",
+        "tasks.topics.labels",
+        "nam",
+    ]
+
+
+def test_an_output_below_an_unpartitioned_source_is_refused(write_job: WriteJob) -> None:
+    path = write_job(
+        source={
+            "uri": "documents",
+            "generate": {"kind": "distributions"},
+            "partition_key": None,
+            "id_column": "name",
+        },
+        output__uri="documents/answers",
+    )
+    assert problems(path) == [
+        "output.uri: lies below source.uri; the next run would read the answers as documents"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [", "line 1"),
+        ("", "the file must be a mapping of keys (name, source, tasks, ...), it is empty"),
+        ("- a", "the file must be a mapping of keys (name, source, tasks, ...), it is a list"),
+        ("name: a\nname: b", "the key 'name' stands twice, in lines 1 and 2"),
+    ],
+)
+def test_text_that_is_no_job_is_named(write_job: WriteJob, text: str, expected: str) -> None:
+    assert expected in problems(write_job(text=text))[0]
+
+
+def test_environment_variables_are_put_in(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET", "mine")
+    path = write_job(
+        source__uri="s3://${BUCKET}/in",
+        output__uri="s3://${OTHER_BUCKET:-theirs}/out",
+        source__generate__documents_per_day="${NUMBER:-7}",
+        description="costs $${BUCKET}",
+    )
+    job = load_job(str(path))
+    assert (job.source.uri, job.output.uri) == ("s3://mine/in", "s3://theirs/out")
+    assert job.source.generate is not None
+    assert job.source.generate.model_dump()["documents_per_day"] == 7
+    assert job.description == "costs ${BUCKET}"
+
+
+def test_a_missing_variable_is_named_with_its_place(write_job: WriteJob) -> None:
+    found = problems(write_job(output__uri="s3://${NO_SUCH_BUCKET}/x"))
+    assert found == [
+        "output.uri: the environment variable NO_SUCH_BUCKET is not set; set it, or write ${NO_SUCH_BUCKET:-default}"
+    ]
+
+
+def test_a_value_from_the_environment_is_never_repeated(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOMETHING", "s3cr3t-value")
+    assert "s3cr3t-value" not in str(problems(write_job(engine__device="${SOMETHING}")))
+
+
+def test_an_unclosed_reference_is_named(write_job: WriteJob) -> None:
+    assert "output.uri: a `${` is not closed" in problems(write_job(output__uri="s3://${BUCKET/x"))[0]
+
+
+def test_relative_paths_start_from_the_file(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_job(model={"source": "../models/mine"})
+    monkeypatch.chdir("/")
+    job = load_job(str(path))
+    assert job.source.uri == str(path.parent / "documents")
+    assert job.output.uri == str(path.parent / "answers")
+    assert job.model.source == str(path.parent.parent / "models" / "mine")
+
+
+def test_the_bundled_jobs_start_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCMILL_HOME")
+    monkeypatch.chdir(tmp_path)
+    assert load_job("demo").source.uri == str(tmp_path / ".docmill" / "demo" / "documents")
+
+
+def test_every_bundled_job_is_valid() -> None:
+    loaded = {file.name: job for file, job in load_all_jobs().items()}
+    assert {path.stem for path in BUNDLED_FOLDER.glob("*.yaml")} == set(loaded) == {"demo", "distributions"}
+    assert not [job for job in loaded.values() if isinstance(job, JobError)]
+
+
+def test_the_demo_job_has_the_labels_of_the_corpus() -> None:
+    task = load_job("demo").tasks["classifications"]
+    assert isinstance(task, Classify)
+    assert tuple(task.labels) == LABELS
+
+
+def test_jobs_are_found_by_name_in_docmill_jobs(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_job("mine")
+    monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    assert load_job("mine").name == "tickets"
+    assert problems("mien") == [
+        "there is no job of this name; did you mean 'mine'? Allowed: demo, distributions, mine. A path ends with .yaml"
+    ]
+
+
+def test_a_file_of_the_user_replaces_a_bundled_one(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_job("demo", description="mine")
+    monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    assert load_job("demo").description == "mine"
+
+
+def test_a_broken_file_harms_no_other(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_job("good")
+    write_job("same_name")
+    path = write_job("broken", text="name: [")
+    monkeypatch.setenv("DOCMILL_JOBS", f"{path.parent}:/no/such/folder")
+    loaded = {file.name: job for file, job in load_all_jobs().items()}
+    broken = {name: job.problems[0] for name, job in loaded.items() if isinstance(job, JobError)}
+    assert set(loaded) - set(broken) == {"demo", "distributions", "good"}
+    assert broken["same_name"].startswith("name: 'tickets' is already the name of the job in ")
+    assert broken["folder"].startswith("/no/such/folder is no folder")
+    assert "line 1" in broken["broken"]

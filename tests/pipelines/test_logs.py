@@ -1,0 +1,47 @@
+"""Log lines: where they go, how loud they are, and what never stands in one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from docmill.pipelines.logs import configure_logs, without_secrets
+
+DAY = "2026-11-20"
+
+WriteJob = Callable[..., Path]
+Cli = Any
+
+
+def test_secrets_are_blotted_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    configure_logs()
+    logging.getLogger("docmill.data.storage").warning("sent %s to https://me:hunter2@host/x", "wJalrXUtnFEMI")
+    assert "sent *** to https://me:***@host/x" in capsys.readouterr().err
+
+
+def test_a_short_secret_does_not_blot_out_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    assert without_secrets("a test") == "a test"
+
+
+def test_a_run_is_quiet_unless_asked(write_job: WriteJob, cli: Cli) -> None:
+    path = write_job()
+    assert "INFO" not in cli("run", path, "--partition", DAY).stderr
+    assert f"job=tickets partition=dt={DAY}" in cli("run", path, "--partition", DAY, "-v").stderr
+
+
+def test_no_log_line_holds_a_documents_text(write_job: WriteJob, cli: Cli) -> None:
+    path = write_job(source={"uri": "own", "partition_key": None})
+    (path.parent / "own").mkdir()
+    texts = ["Kennwort-4711 " * 3, "Kennwort-4711 " * 100_000, None]
+    pl.DataFrame({"doc_id": ["1", "2", "2"], "text": texts}).write_parquet(path.parent / "own" / "a.parquet")
+    result = cli("run", path, "-vv")
+    assert result.exit_code == 0
+    assert "DEBUG" in result.stderr
+    assert "Kennwort-4711" not in result.output
