@@ -7,10 +7,11 @@ engine's cache for the next task. There is no barrier anywhere: a request leaves
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import Generic, TypeVar
 
 import xxhash
@@ -61,7 +62,8 @@ class Dialogues(Generic[Key]):
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
         self._in_flight: dict[str, tuple[_Running[Key], int]] = {}
         self._finished: list[Finished[Key]] = []
-        self._next_id = 0
+        # Of this object alone: an engine that is used again may still answer what an earlier run asked.
+        self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
 
     def __len__(self) -> int:
         """Requests waiting here or in the engine."""
@@ -89,8 +91,7 @@ class Dialogues(Generic[Key]):
         while self._ready and len(self._in_flight) < self._max_in_flight:
             running, position, ask = self._ready.popleft()
             prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
-            request = Request(str(self._next_id), prompt, ask.sampling, ask.labels)
-            self._next_id += 1
+            request = Request(next(self._ids), prompt, ask.sampling, ask.labels)
             running.request_keys.append(request.key(self._engine.info.model_fingerprint))
             self._in_flight[request.id] = (running, position)
             self.num_requests[running.task_name] += 1
@@ -99,8 +100,9 @@ class Dialogues(Generic[Key]):
     def collect(self, timeout_seconds: float) -> list[Finished[Key]]:
         """Answers that are complete; waits up to the timeout for the engine's next completion."""
         for completion in self._engine.completions(timeout_seconds) if self._in_flight else []:
-            running, position = self._in_flight.pop(completion.request_id)
-            self._take(running, position, completion)
+            asked = self._in_flight.pop(completion.request_id, None)
+            if asked is not None:
+                self._take(*asked, completion)
         finished, self._finished = self._finished, []
         return finished
 
@@ -139,7 +141,9 @@ class Dialogues(Generic[Key]):
             running.error = f"task_error: {type(error).__name__} in task {running.task_name!r}; see the log"
         else:
             running.completions, running.num_outstanding = [None] * len(asks), len(asks)
-            return asks
+            if asks:
+                return asks
+            running.error = f"task_error: task {running.task_name!r} asked nothing and gave no answer"
         self._end(running, Status.FAILED)
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from itertools import takewhile
 
 import pytest
 
@@ -21,7 +21,7 @@ def render(prompts: Prompts, text: str, instruction: str = "Summarize it.") -> l
 def test_prompts_of_different_instructions_share_all_up_to_the_end_of_the_document(prompts: Prompts) -> None:
     instructions = ["Translate it.", "Classify it: a, b.", "Summarize it in one sentence."]
     rendered = [render(prompts, TEXT, instruction) for instruction in instructions]
-    shared = os.path.commonprefix(rendered)
+    shared = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*rendered, strict=False))]
     document = prompts.tokenizer.encode_data([TEXT])[0]
     frame = prompts.frame(instructions[0])
     assert shared[: len(frame.before) + len(document)] == [*frame.before, *document]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -151,14 +152,14 @@ class TestSummarize:
             if ask.text.startswith("part"):
                 return ask.text.removeprefix("part ")
             lines = [line.split("-") for line in ask.text.split("\n")]
-            for (*_, end), (start, *_) in zip(lines, lines[1:], strict=False):
+            for (*_, end), (start, *_) in pairwise(lines):
                 assert int(start) == int(end) + 1, f"parts out of order: {ask.text!r}"
             return f"{lines[0][0]}-{lines[-1][-1]}"
 
         columns, rounds = converse(Summarize(kind="summarize"), chunks_of(prompts, *texts), prompts, cover)
         assert columns == {"summary": f"0-{num_chunks - 1}"}
         assert len(rounds) <= 1 + math.ceil(math.log2(num_chunks))
-        assert all(len(later) < len(earlier) for earlier, later in zip(rounds, rounds[1:], strict=False))
+        assert all(len(later) < len(earlier) for earlier, later in pairwise(rounds))
 
     def test_it_ends_when_every_summary_is_as_long_as_can_be(self, prompts: Prompts) -> None:
         task = Summarize(kind="summarize", max_output_tokens=50)
