@@ -152,9 +152,8 @@ class ShardWriter:
         self._pending: list[pa.RecordBatch] = []
         self._num_pending = 0
         self._spool: str | None = None
-        self._writer: pq.ParquetWriter | None = (
-            None  # opened on the first flush: thousands of files may be under way
-        )
+        # Opened on the first flush: thousands of files may be under way.
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; `batch` has exactly the writer's schema."""
@@ -189,9 +188,8 @@ class ShardWriter:
         if self._writer is None:
             handle, self._spool = tempfile.mkstemp(prefix="docmill-", suffix=".parquet")
             os.close(handle)
-            os.chmod(
-                self._spool, 0o644
-            )  # mkstemp makes it private; the output is for all who may see the folder
+            # mkstemp makes it private; the output is for all who may see the folder
+            os.chmod(self._spool, 0o644)
             self._writer = pq.ParquetWriter(self._spool, self.schema, compression="zstd")
         return self._writer
 

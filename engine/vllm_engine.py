@@ -109,11 +109,24 @@ class _Driver(ABC):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
-        self.busy_seconds = 0.0
+        self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self.max_model_len = self.max_num_seqs = 0
         self._args, self._end_token_id = args, end_token_id
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds in which the engine had at least one request, up to now."""
+        since = self._busy_since
+        return self._seconds_busy + (time.monotonic() - since if since else 0.0)
+
+    def _busy(self, busy: bool) -> None:
+        """The engine gets its first request, or has answered its last."""
+        if not busy:
+            self._seconds_busy, self._busy_since = self.busy_seconds, 0.0
+        elif not self._busy_since:
+            self._busy_since = time.monotonic()
 
     def start(self, model_source: str) -> None:
         """Run the thread and wait until the model answers."""
@@ -174,11 +187,10 @@ class _InProcess(_Driver):
                     except refusals as error:
                         table.forget(request)
                         self._refuse(request, error)
-                started = time.monotonic()
+                self._busy(True)
                 for output in engine.step():
                     if output.finished and (completion := table.finish(output)) is not None:
                         self.outbox.put(completion)
-                self.busy_seconds += time.monotonic() - started
         finally:
             engine.engine_core.shutdown()
 
@@ -195,13 +207,11 @@ class _OwnProcess(_Driver):
         table = self._loaded(engine.vllm_config)
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
-        busy_since = 0.0
         dead: asyncio.Future[None] = loop.create_future()
 
         def ended(task: asyncio.Task[None]) -> None:
             running.discard(task)
-            if not running:
-                self.busy_seconds += time.monotonic() - busy_since
+            self._busy(len(running) > 0)
             if not task.cancelled() and (error := task.exception()) is not None and not dead.done():
                 dead.set_exception(error)
 
@@ -216,8 +226,7 @@ class _OwnProcess(_Driver):
                 request = incoming.result()
                 if request is _STOP:
                     return
-                if not running:
-                    busy_since = time.monotonic()
+                self._busy(True)
                 try:
                     parts = list(table.admit(request))
                 except ValueError as error:

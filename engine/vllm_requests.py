@@ -80,7 +80,9 @@ class RequestTable:
         shared.num_outstanding -= 1
         if answer.finish_reason not in ("stop", "length"):  # "error", "abort": vLLM gave this request up
             self.forget(shared.request)
-            error = RequestError("engine_error", f"vLLM ended the request with {answer.finish_reason!r}; see its log")
+            error = RequestError(
+                "engine_error", f"vLLM ended the request with {answer.finish_reason!r}; see its log"
+            )
             return Completion(shared.request.id, usage=shared.usage, error=error)
         if question is None:
             return Completion(shared.request.id, tuple(answer.token_ids), answer.finish_reason, shared.usage)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 # Latin: terminator, closing quotes or brackets, white space, then anything but a small letter. CJK needs no space.
-# Nothing is tried twice (possessive `++`, and no start inside a run): a megabyte of dots takes no longer than prose.
 # A run of terminators is looked at once, from its start, and nothing is given back (++): a table of contents with
 # thousands of dots would else take their square in steps.
 _BORDER = re.compile(

@@ -49,7 +49,7 @@ def test_any_number_of_labels_is_asked_in_questions_that_vllm_takes(num_labels: 
     trie = LabelTrie(labels, end_token_id=-1)
     assert all(len(question.next_token_ids) <= 128 for question in trie.questions)
     assert len(trie.questions) == math.ceil(num_labels / 128)
-    uniform = {label: 1 / num_labels for label in labels}
+    uniform = dict.fromkeys(labels, 1 / num_labels)
     assert scores_under(trie, uniform) == pytest.approx([math.log(1 / num_labels)] * num_labels)
 
 

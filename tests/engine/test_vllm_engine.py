@@ -57,7 +57,9 @@ def test_the_same_prompt_gives_the_same_answer_alone_or_in_company(
     assert len(crowd) == 61
 
 
-def test_a_prompt_seen_before_is_taken_from_the_prefix_cache(vllm_engine: VllmEngine, prompt: list[int]) -> None:
+def test_a_prompt_seen_before_is_taken_from_the_prefix_cache(
+    vllm_engine: VllmEngine, prompt: list[int]
+) -> None:
     long_prompt = prompt * 4
     answers(vllm_engine, [Request("first", long_prompt, Sampling(1))])
     second = answers(vllm_engine, [Request("second", long_prompt, Sampling(1))])["second"]
@@ -70,7 +72,9 @@ def test_a_cut_off_answer_says_so(vllm_engine: VllmEngine, prompt: list[int]) ->
     assert (short.finish_reason, len(short.token_ids)) == ("length", 3)
 
 
-def test_bad_requests_come_back_with_a_reason_and_harm_nobody(vllm_engine: VllmEngine, prompt: list[int]) -> None:
+def test_bad_requests_come_back_with_a_reason_and_harm_nobody(
+    vllm_engine: VllmEngine, prompt: list[int]
+) -> None:
     found = answers(
         vllm_engine,
         [
@@ -118,7 +122,8 @@ def test_labels_of_several_tokens_score_as_the_product_of_their_tokens(
         return scored[0]
 
     expected = [
-        sum(next_logprob(label[:length], token_id) for length, token_id in enumerate(label)) for label in labels
+        sum(next_logprob(label[:length], token_id) for length, token_id in enumerate(label))
+        for label in labels
     ]
     assert whole.label_logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -171,7 +176,9 @@ def test_in_a_process_of_its_own_it_answers_the_same_and_its_death_is_noticed(
         found = answers(engine, requests)
         assert found["text"].token_ids == expected["text"].token_ids
         assert found["labels"].label_logprobs == pytest.approx(expected["labels"].label_logprobs, abs=1e-3)
-        assert [str(found[name].error.reason) for name in ("too long", "no such token") if found[name].error] == [
+        assert [
+            str(found[name].error.reason) for name in ("too long", "no such token") if found[name].error
+        ] == [
             "prompt_too_long",
             "rejected",
         ]
