@@ -60,9 +60,11 @@ def _output(job: Job) -> Finding:
     uri = job.output.uri
     if "://" not in uri:
         there = next(path for path in (Path(uri), *Path(uri).parents) if path.exists())
-        if os.access(there, os.W_OK):
+        if there.is_dir() and os.access(there, os.W_OK):
             return Finding("output", "ok", uri)
-        return Finding("output", "fail", f"{there} may not be written", "change its rights or `output.uri`")
+        return Finding(
+            "output", "fail", f"{there} is no folder that may be written", "change its rights or `output.uri`"
+        )
     probe = join(uri, INTERNAL, f"doctor-{uuid.uuid4().hex}")
     try:
         storage.put_bytes(probe, b"docmill doctor")

@@ -39,7 +39,7 @@ def ui_command(*, port: int | None, host: str) -> None:
     """Start Dagster, print its address when it answers, and end it with this process."""
     chosen = _choose_port(port, host)
     home = prepare_dagster_home()
-    url = f"http://{host}:{chosen}"
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{chosen}"
     stderr_console().print(f"starting Dagster in {home} (half a minute on a small machine)", soft_wrap=True)
     process = _start(home, chosen, host)
     try:
@@ -104,6 +104,7 @@ def _start(home: Path, port: int, host: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*command, *options],
         env=environment,
+        stdout=2,  # Dagster logs there; our stdout says where it answers
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
@@ -116,9 +117,10 @@ def _die_with_parent() -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not by way of the user's web proxy
     while process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/server_info", timeout=5):
+            with here.open(f"{url}/server_info", timeout=5):
                 return
         except (URLError, OSError):
             time.sleep(0.3)

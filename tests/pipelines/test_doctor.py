@@ -51,7 +51,7 @@ def test_the_list_for_people_names_the_remedies(write_job: WriteJob, cli: Cli) -
     [
         ({"model": {"source": "./nothing"}}, "model"),
         ({"source__generate": None, "source__start_date": "2026-11-20"}, "source"),
-        ({"output__uri": "/proc/answers"}, "output"),
+        ({"output__uri": "/dev/null/answers"}, "output"),
         ({"tasks__topics__labels": ["a"]}, "job"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -39,35 +38,29 @@ def test_a_port_that_is_taken_is_refused_by_name(cli: Any, taken_port: int) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_the_pages_answer_until_the_process_is_told_to_stop(tmp_path: Path, sent: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [DOCMILL, "ui"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ,
-    )
+    messages = tmp_path / "stderr.txt"
+    with messages.open("w") as stderr:
+        process = subprocess.Popen(
+            [DOCMILL, "ui"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=tmp_path
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("Dagster answers at http://127.0.0.1:"), (
-            process.stderr.read() if process.stderr else ""
-        )
+        assert line.startswith("Dagster answers at http://127.0.0.1:"), messages.read_text()
         url = line.split()[3]
         children = psutil.Process(process.pid).children(recursive=True)
         assert {job["name"] for job in _jobs(url)} >= {"demo", "distributions"}
         assert (tmp_path / "home" / "dagster" / "dagster.yaml").exists()
         process.send_signal(sent)
-        _, stderr = process.communicate(timeout=90)
+        process.communicate(timeout=90)
         assert process.returncode == 0
-        assert "Traceback" not in stderr
-        assert not [
-            child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
-        ]
+        assert "Traceback" not in messages.read_text()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(90)
+            process.communicate(timeout=90)
 
 
 def _jobs(url: str) -> list[dict[str, str]]:
