@@ -175,9 +175,9 @@ class _InProcess(_Driver):
         refusals = _refusals()
         try:
             while True:
-                while not (
-                    self.inbox.empty() and len(table)
-                ):  # blocks only while there is nothing to compute
+                self._busy(len(table) > 0)
+                # Blocks only while there is nothing to compute.
+                while not (self.inbox.empty() and len(table)):
                     request = self.inbox.get()
                     if request is _STOP:
                         return
@@ -231,6 +231,7 @@ class _OwnProcess(_Driver):
                     parts = list(table.admit(request))
                 except ValueError as error:
                     self._refuse(request, error)
+                    self._busy(len(running) > 0)
                     continue
                 for part in parts:
                     task = loop.create_task(self._answer(engine, table, request, part))
