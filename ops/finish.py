@@ -79,14 +79,20 @@ def _tokens(usage: Usage) -> Tokens:
 def make_manifest(
     job: Job, partition: Partition, layout: Layout, files: AnswerFiles, report: Report
 ) -> Manifest:
-    """Say which files belong to the partition; what it says of tasks that did not run now is kept."""
+    """Say which files belong to the partition; what it says of tasks that did not run now is kept.
+
+    So is the file of a shard that failed: it lies there as it was, and its `shard_version` tells from which input.
+    """
     manifest = read_manifest(layout.manifest) or Manifest(job=job.name, partition=str(partition))
+    failed_shards = [failed.shard for failed in report.failed_shards]
     for name, answer_files in files.files.items():
+        before = manifest.tasks[name].files if name in manifest.tasks else []
+        kept = [file for file in before if file.name in failed_shards]
         manifest.tasks[name] = TaskManifest(
             settings=job.settings_hash(name),
             model_fingerprint=report.model_fingerprint,
             finished_at=report.finished_at,
-            files=sorted(answer_files, key=lambda file: file.name),
-            failed_shards=[failed.shard for failed in report.failed_shards],
+            files=sorted([*answer_files, *kept], key=lambda file: file.name),
+            failed_shards=failed_shards,
         )
     return manifest

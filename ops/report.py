@@ -10,6 +10,7 @@ import platform
 import resource
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
@@ -150,7 +151,12 @@ def this_machine(device: str) -> Machine:
 
 def peak_memory_mib() -> float:
     """Most memory this process has held at once, since it started."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
+    try:
+        # getrusage would also count whoever started this process, up to the moment it did.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def versions(engine_versions: dict[str, str]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from docmill.data.demo.days import write_demo_days
+from docmill.data.demo.days import demo_shard_uris, write_demo_days
 from docmill.data.distributions import write_distributions
 from docmill.data.layout import join
-from docmill.data.storage import exists, put_bytes, read_bytes
+from docmill.data.storage import delete, exists, put_bytes, read_bytes
 from docmill.ops.job import DemoCorpus, Job
 
 MADE_WITH = "_made_with.json"  # hidden from shard listings by its name
@@ -22,8 +22,11 @@ def ensure_source(job: Job) -> bool:
     marker_uri, marker = join(source.uri, MADE_WITH), source.generate.model_dump_json().encode()
     # Distributions are installed and removed between runs: that corpus is always written anew, in a second.
     if isinstance(source.generate, DemoCorpus):
-        if exists(marker_uri) and read_bytes(marker_uri) == marker:
-            return False
+        if exists(marker_uri):
+            made = read_bytes(marker_uri)
+            if made == marker:
+                return False
+            _remove(source.uri, DemoCorpus.model_validate_json(made))
         corpus = source.generate
         write_demo_days(
             source.uri,
@@ -38,3 +41,11 @@ def ensure_source(job: Job) -> bool:
         write_distributions(join(source.uri, "distributions.parquet"))
     put_bytes(marker_uri, marker)
     return True
+
+
+def _remove(source_uri: str, made: DemoCorpus) -> None:
+    """Take away the shards of other settings: those that would not be overwritten would be documents too."""
+    for uri in demo_shard_uris(
+        source_uri, days=made.days, shards_per_day=made.shards_per_day, hostile=made.hostile
+    ):
+        delete(uri)

@@ -37,14 +37,28 @@ def write_demo_days(
             batches = demo_batches(
                 seed=seed, num_documents=end - start, start=start, duplicate_share=duplicate_share
             )
-            with ShardWriter(
-                join(source_uri, f"dt={day}", f"part-{shard_number:04}.parquet"), DEMO_SCHEMA
-            ) as writer:
+            with ShardWriter(_shard_uri(source_uri, day, shard_number), DEMO_SCHEMA) as writer:
                 for batch in batches:
                     writer.write(batch)
                 writer.commit()
     if hostile:
-        _write_hostile(join(source_uri, f"dt={days[0]}", HOSTILE_SHARD), seed)
+        _write_hostile(_hostile_uri(source_uri, days), seed)
+
+
+def demo_shard_uris(
+    source_uri: str, *, days: Sequence[date], shards_per_day: int = 1, hostile: bool = False
+) -> list[str]:
+    """The files that `write_demo_days` writes for these arguments."""
+    uris = [_shard_uri(source_uri, day, number) for day in days for number in range(shards_per_day)]
+    return [*uris, _hostile_uri(source_uri, days)] if hostile else uris
+
+
+def _shard_uri(source_uri: str, day: date, number: int) -> str:
+    return join(source_uri, f"dt={day}", f"part-{number:04}.parquet")
+
+
+def _hostile_uri(source_uri: str, days: Sequence[date]) -> str:
+    return join(source_uri, f"dt={days[0]}", HOSTILE_SHARD)
 
 
 def _write_hostile(uri: str, seed: int) -> None:
