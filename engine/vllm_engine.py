@@ -249,8 +249,8 @@ class _OwnProcess(_Driver):
                 if output.finished and (completion := table.finish(output)) is not None:
                     self.outbox.put(completion)
         except _refusals() as error:
-            table.forget(request)
-            self._refuse(request, error)
+            if table.forget(request):  # else another part of the same request was refused before
+                self._refuse(request, error)
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -63,10 +63,12 @@ class RequestTable:
             else:
                 yield vllm_id, prompt + list(question.prefix), _question_params(question)
 
-    def forget(self, request: Request) -> None:
-        """Take back a request that vLLM refused."""
-        for vllm_id in [key for key, (shared, _) in self._in_flight.items() if shared.request is request]:
+    def forget(self, request: Request) -> bool:
+        """Take back a request that vLLM refused. Returns whether it was still in flight."""
+        found = [key for key, (shared, _) in self._in_flight.items() if shared.request is request]
+        for vllm_id in found:
             del self._in_flight[vllm_id]
+        return bool(found)
 
     def finish(self, output: RequestOutput) -> Completion | None:
         """The completion, once the last of its parts is there. None for a request that was forgotten meanwhile."""
