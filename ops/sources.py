@@ -26,7 +26,7 @@ def ensure_source(job: Job) -> bool:
             made = read_bytes(marker_uri)
             if made == marker:
                 return False
-            _remove(source.uri, DemoCorpus.model_validate_json(made))
+            _remove(source.uri, made)
         corpus = source.generate
         write_demo_days(
             source.uri,
@@ -43,8 +43,12 @@ def ensure_source(job: Job) -> bool:
     return True
 
 
-def _remove(source_uri: str, made: DemoCorpus) -> None:
+def _remove(source_uri: str, marker: bytes) -> None:
     """Take away the shards of other settings: those that would not be overwritten would be documents too."""
+    try:
+        made = DemoCorpus.model_validate_json(marker)
+    except ValueError:  # of another kind, or of an older docmill
+        return
     for uri in demo_shard_uris(
         source_uri, days=made.days, shards_per_day=made.shards_per_day, hostile=made.hostile
     ):
