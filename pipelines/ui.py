@@ -60,7 +60,24 @@ def prepare_dagster_home() -> Path:
     home.mkdir(parents=True, exist_ok=True)
     if not os.environ.get("DAGSTER_HOME") and not (home / "dagster.yaml").exists():
         shutil.copyfile(SETTINGS, home / "dagster.yaml")
+    _announce_pool(home)
     return home
+
+
+def _announce_pool(home: Path) -> None:
+    """Give the engine's pool its limit before the first run asks for it.
+
+    Dagster 1.13 takes the default limit over when it first meets a pool, but after it has let all runs through that
+    were queued by then: a first backfill would start several engines at once.
+    """
+    from dagster import DagsterInstance
+
+    from docmill.pipelines.assets import ENGINE_POOL
+
+    with DagsterInstance.from_config(str(home)) as instance:
+        known = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
+        if ENGINE_POOL not in known and instance.event_log_storage.supports_global_concurrency_limits:
+            instance.event_log_storage.initialize_concurrency_limit_to_default(ENGINE_POOL)
 
 
 def _choose_port(wanted: int | None, host: str) -> int:

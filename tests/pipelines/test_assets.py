@@ -255,6 +255,22 @@ def test_observing_gives_each_day_a_version_that_changes_with_its_files(workspac
     assert second[DAY] != first[DAY]
 
 
+def test_a_job_in_an_object_store_is_shown_with_its_addresses(
+    moto_server: Any, write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto_server.env().items():
+        monkeypatch.setenv(name, value)
+    root = moto_server.uri("pipelines-assets")
+    with DagsterInstance.ephemeral() as instance:
+        workspace = Workspace(write_job(source__uri=f"{root}/in", output__uri=f"{root}/out"), instance)
+        result = workspace.run()
+        assert result.success
+        shown = workspace.metadata(result, "topics")
+    assert shown["output"] == f"{root}/out/topics/dt={DAY}"
+    assert shown["report"] == f"{root}/out/_docmill/dt={DAY}/report.json"
+    assert len(shown["preview"].splitlines()) == 2 + 5
+
+
 def test_settings_change_the_code_version_of_their_task_alone(write_job: WriteJob) -> None:
     def versions(path: Path) -> dict[str, str | None]:
         answers = job_assets(load_job(str(path)))[1]

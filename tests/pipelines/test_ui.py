@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,44 +35,106 @@ def test_a_port_that_is_taken_is_refused_by_name(cli: Any, taken_port: int) -> N
     assert f"port {taken_port} is taken" in result.stderr
 
 
+@pytest.fixture
+def start_ui(tmp_path: Path) -> Iterator[Callable[[], Ui]]:
+    """Starts `docmill ui` and waits until it says where it answers."""
+    started: list[Ui] = []
+
+    def start() -> Ui:
+        started.append(Ui(tmp_path))
+        return started[-1]
+
+    yield start
+    for ui in started:
+        if ui.process.poll() is None:
+            ui.process.terminate()
+            ui.process.communicate(timeout=90)
+
+
+class Ui:
+    """A running `docmill ui`."""
+
+    def __init__(self, folder: Path):
+        self.messages = folder / "stderr.txt"
+        with self.messages.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [DOCMILL, "ui"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=folder
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("Dagster answers at http://127.0.0.1:"), self.messages.read_text()
+        self.url = line.split()[3]
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The answer of Dagster's GraphQL."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)["data"]
+
+    def repository(self) -> dict[str, Any]:
+        """The code location; it may load for a while after the pages answer."""
+        query = (
+            "{repositoriesOrError {... on RepositoryConnection {nodes {name location {name} jobs {name}}}}}"
+        )
+        for _ in range(60):
+            if nodes := self.ask(query)["repositoriesOrError"]["nodes"]:
+                return dict(nodes[0])
+            time.sleep(1)
+        raise AssertionError("no code location loaded")
+
+    def launch(self, job: str, partition: str) -> None:
+        """Put a run into the queue."""
+        repository = self.repository()
+        mutation = "mutation($p: ExecutionParams!) {launchRun(executionParams: $p) {__typename}}"
+        parameters = {
+            "selector": {
+                "repositoryName": repository["name"],
+                "repositoryLocationName": repository["location"]["name"],
+                "jobName": job,
+            },
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+        }
+        assert self.ask(mutation, p=parameters)["launchRun"]["__typename"] == "LaunchRunSuccess"
+
+    def finished_runs(self, number: int) -> list[dict[str, Any]]:
+        """That many runs, when all have ended; by the time they started."""
+        for _ in range(120):
+            runs = self.ask("{runsOrError {... on Runs {results {status startTime endTime}}}}")[
+                "runsOrError"
+            ]["results"]
+            if len(runs) == number and all(run["endTime"] for run in runs):
+                return sorted(runs, key=lambda run: run["startTime"])
+            time.sleep(1)
+        raise AssertionError(f"not finished: {runs}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_the_pages_answer_until_the_process_is_told_to_stop(tmp_path: Path, sent: signal.Signals) -> None:
-    messages = tmp_path / "stderr.txt"
-    with messages.open("w") as stderr:
-        process = subprocess.Popen(
-            [DOCMILL, "ui"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=tmp_path
-        )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("Dagster answers at http://127.0.0.1:"), messages.read_text()
-        url = line.split()[3]
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert {job["name"] for job in _jobs(url)} >= {"demo", "distributions"}
-        assert (tmp_path / "home" / "dagster" / "dagster.yaml").exists()
-        process.send_signal(sent)
-        process.communicate(timeout=90)
-        assert process.returncode == 0
-        assert "Traceback" not in messages.read_text()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        assert not alive
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate(timeout=90)
+def test_the_pages_answer_until_the_process_is_told_to_stop(
+    start_ui: Callable[[], Ui], tmp_path: Path, sent: signal.Signals
+) -> None:
+    ui = start_ui()
+    children = psutil.Process(ui.process.pid).children(recursive=True)
+    assert {job["name"] for job in ui.repository()["jobs"]} >= {"demo", "distributions"}
+    assert (tmp_path / "home" / "dagster" / "dagster.yaml").exists()
+    ui.process.send_signal(sent)
+    ui.process.communicate(timeout=90)
+    assert ui.process.returncode == 0
+    assert "Traceback" not in ui.messages.read_text()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
-def _jobs(url: str) -> list[dict[str, str]]:
-    """The jobs of the code location; it may load for a while after the pages answer."""
-    query = "{repositoriesOrError {... on RepositoryConnection {nodes {jobs {name}}}}}"
-    request = urllib.request.Request(
-        f"{url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-    )
-    for _ in range(60):
-        with urllib.request.urlopen(request, timeout=30) as response:
-            nodes = json.load(response)["data"]["repositoriesOrError"]["nodes"]
-        if nodes:
-            return list(nodes[0]["jobs"])
-        time.sleep(1)
-    raise AssertionError("no code location loaded")
+@pytest.mark.slow
+def test_two_days_at_once_run_one_after_the_other(
+    start_ui: Callable[[], Ui], write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two runs of a fresh Dagster: when it has not met the engine's pool before, it lets both through."""
+    monkeypatch.setenv("DOCMILL_JOBS", str(write_job().parent))
+    ui = start_ui()
+    for day in ("2026-11-19", "2026-11-20"):
+        ui.launch("tickets", day)
+    first, second = ui.finished_runs(2)
+    assert (first["status"], second["status"]) == ("SUCCESS", "SUCCESS")
+    assert first["endTime"] <= second["startTime"]
