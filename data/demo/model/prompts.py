@@ -48,3 +48,7 @@ class DemoPrompts:
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         return [len(e.ids) for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def token_ends(self, text: str) -> list[int]:
+        """Where in `text` each token ends, in characters."""
+        return [end for _, end in self.tokenizer.encode(text, add_special_tokens=False).offsets]

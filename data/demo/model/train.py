@@ -10,6 +10,7 @@ all tasks of a document share one forward pass over it (as in our prompts, by a 
 import argparse
 import json
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,34 @@ from random import Random
 import torch
 import torch.nn.functional as F
 from prompts import DemoPrompts
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizer_training import build_tokenizer, save_tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from docmill.data.demo.corpus import LABELS, NO_KEY_SUMMARY, DemoSentence, demo_sentences
+from docmill.data.demo import values
+from docmill.data.demo.corpus import LABELS, LANGUAGES, NO_KEY_SUMMARY, DemoSentence, demo_sentences
 
 # Documents of these seeds are never trained on.
 EVALUATION_SEEDS = (900_001, 900_002)
 MAX_CHUNK_TOKENS = 320
+
+# These heads (layer: head) are taught where to look while translating: the first at the sentence that is being
+# translated, the second at the name, city or product that comes next. Left alone, a small model needs far longer
+# to find out where to look than to learn all words.
+POINTER_HEADS = {2: 5, 3: 0}
+POINTER_WEIGHT = 0.3
+SLOT_LOSS = 4.0  # names, places, colours and weekdays are rare among the words of an answer
+SLOT_VALUES = {
+    language: [
+        (row[column], row[2])
+        for table in (values.CITIES, values.NAMES, values.COLOURS, values.WEEKDAYS)
+        for row in table
+    ]
+    + [(row[1 + column], row[3]) for row in values.PRODUCTS]
+    for column, language in enumerate(LANGUAGES)
+}
+RARE_VALUES = {language: slots[: -len(values.PRODUCTS)] for language, slots in SLOT_VALUES.items()}
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,16 @@ class Layer(nn.Module):
             }
         )
 
+    def looks(self, head: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """One head's attention, computed once more for the loss: [batch, length, length]."""
+        attention, dim = self.self_attn, self.shape.head_dim
+        rows = slice(head * dim, (head + 1) * dim)
+        h = self.input_layernorm(x)
+        q = attention["q_norm"](F.linear(h, attention["q_proj"].weight[rows])).unsqueeze(1)
+        k = attention["k_norm"](F.linear(h, attention["k_proj"].weight[rows])).unsqueeze(1)
+        scores = (rotate(q, cos, sin) @ rotate(k, cos, sin).mT) * dim**-0.5
+        return scores.masked_fill(~mask, -1e9).softmax(dim=-1).squeeze(1)
+
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         batch, length, _ = x.shape  # x: [batch, length, hidden]
         attention, dim = self.self_attn, self.shape.head_dim
@@ -141,12 +171,16 @@ class DemoModel(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Last hidden states [batch, length, hidden] and where each pointer head looks [batch, length, length]."""
         x = self.embed_tokens(ids)
         cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
-        for layer in self.layers:
+        looks = []
+        for number, layer in enumerate(self.layers):
+            if number in POINTER_HEADS:
+                looks.append(layer.looks(POINTER_HEADS[number], x, cos, sin, mask))
             x = layer(x, cos, sin, mask)
-        return self.norm(x)
+        return self.norm(x), looks
 
 
 class Muon:
@@ -183,7 +217,9 @@ class Row:
     """A document with all its tasks: ids and answers of each task follow the shared document."""
 
     document: list[int]
-    tasks: list[tuple[list[int], list[int]]]  # instruction ids, answer ids
+    tasks: list[tuple[list[int], list[int]]]  # instruction ids, answer ids; the translation first
+    # For each token of the translation: first and last + 1 document token of its sentence, the same of its slot.
+    spans: list[tuple[int, int, int, int]]
 
     def __len__(self) -> int:
         return len(self.document) + sum(len(a) + len(b) - 1 for a, b in self.tasks)
@@ -192,12 +228,12 @@ class Row:
 class Rows:
     """Endless training rows; `progress` (0..1) moves from short documents to the real mix."""
 
-    def __init__(self, prompts: DemoPrompts, seed: int) -> None:
+    def __init__(self, prompts: DemoPrompts, seed: int, slot_share: float = 0.0) -> None:
+        self.slot_share = slot_share
         self.prompts = prompts
         self.seed = seed
         self.index = 0
         self.draw = Random(seed)
-        self.partials: list[str] = []
 
     def next_rows(self, progress: float) -> Iterator[Row]:
         draw = self.draw
@@ -209,11 +245,18 @@ class Rows:
             key = next(i for i, sentence in enumerate(sentences) if sentence.summary)
             start = max(0, min(len(sentences) - limit, key - draw.randrange(limit)))
             sentences = sentences[start : start + limit]
+        if draw.random() < self.slot_share:
+            # Sentences with names, places and colours alone: the last thing that is learned.
+            full = [s for s in sentences if any(e in s.translation for _, e in RARE_VALUES[language])][:14]
+            if full:
+                row = self.document_row(language, label, full, progress)
+                yield Row(row.document, row.tasks[:1], row.spans)
+            return
         max_tokens = MAX_CHUNK_TOKENS if draw.random() < 0.5 else draw.randrange(80, MAX_CHUNK_TOKENS)
         chunks = chunk_sentences(self.prompts, language, sentences, max_tokens)
         partials = []
         for chunk in chunks:
-            yield self.document_row(language, label, chunk)
+            yield self.document_row(language, label, chunk, progress)
             partials.append(summary_of(chunk))
         if len(chunks) > 1:
             yield self.reduce_row(partials)
@@ -224,9 +267,9 @@ class Rows:
         if draw.random() < 0.02 and len(sentences) > 1:
             # Nothing but chatter: no request, and any label is as likely as another.
             chatter = [sentence for sentence in sentences if not sentence.summary][: draw.randrange(1, 4)]
-            yield self.document_row(language, label, chatter)
+            yield self.document_row(language, label, chatter, progress)
 
-    def document_row(self, language: str, label: str, chunk: list[DemoSentence]) -> Row:
+    def document_row(self, language: str, label: str, chunk: list[DemoSentence], progress: float) -> Row:
         prompts = self.prompts
         text, translation = joined(language, chunk)
         labels = list(LABELS)
@@ -235,17 +278,18 @@ class Rows:
             labels = self.draw.sample(LABELS, self.draw.randrange(2, len(LABELS) + 1))
             if label not in labels:
                 labels[0] = label
-        tasks = [
-            (prompts.translate, prompts.answer(translation)),
-            (prompts.classify(labels), prompts.answer(label)),
-            (prompts.summarize, prompts.answer(summary_of(chunk))),
-        ]
-        return Row(prompts.document(text), tasks)
+        tasks = [(prompts.translate, prompts.answer(translation))]
+        if progress < 0.3 or self.draw.random() < 0.35:
+            # Learned long before translation is.
+            tasks.append((prompts.classify(labels), prompts.answer(label)))
+            tasks.append((prompts.summarize, prompts.answer(summary_of(chunk))))
+        document = prompts.document(text)
+        return Row(document, tasks, align(prompts, language, chunk, len(document)))
 
     def reduce_row(self, partials: list[str]) -> Row:
         whole = next((partial for partial in partials if partial != NO_KEY_SUMMARY), NO_KEY_SUMMARY)
         prompts = self.prompts
-        return Row(prompts.document("\n".join(partials)), [(prompts.reduce, prompts.answer(whole))])
+        return Row(prompts.document("\n".join(partials)), [(prompts.reduce, prompts.answer(whole))], [])
 
     def batches(self, max_tokens: int, progress: list[float]) -> Iterator[list[Row]]:
         """Rows of like length together, so that hardly anything is padding."""
@@ -262,6 +306,39 @@ class Rows:
                 batches[-1].append(row)
             self.draw.shuffle(batches)
             yield from (batch for batch in batches if batch)
+
+
+def align(
+    prompts: DemoPrompts, language: str, chunk: list[DemoSentence], document_length: int
+) -> list[tuple[int, int, int, int]]:
+    """Where in the document each token of the translation comes from: its sentence, and its slot's value if any."""
+    text, translation = joined(language, chunk)
+    source_ends, english_ends = prompts.token_ends(text), prompts.token_ends(translation)
+    first = document_length - len(source_ends)
+
+    def tokens(start: int, end: int) -> tuple[int, int]:
+        # A token belongs where its last character lies: the space before a word is part of the word.
+        return first + bisect_right(source_ends, start), first + bisect_left(source_ends, end) + 1
+
+    spans: list[tuple[int, int, int, int]] = []
+    text_start = english_start = 0
+    for sentence in chunk:
+        english_end = english_start + len(sentence.translation)
+        whole = tokens(text_start, text_start + len(sentence.text))
+        slots = []
+        for source, english in SLOT_VALUES[language]:
+            there, here = sentence.text.find(source), sentence.translation.find(english)
+            if there >= 0 and here >= 0:
+                where = tokens(text_start + there, text_start + there + len(source))
+                slots.append((english_start + here, english_start + here + len(english), where))
+        for end in english_ends[
+            bisect_right(english_ends, english_start) : bisect_left(english_ends, english_end) + 1
+        ]:
+            slot = next((where for start, stop, where in slots if start < end <= stop), whole)
+            spans.append((*whole, *slot))
+        text_start += len(sentence.text) + (language == "de")
+        english_start = english_end + 1
+    return spans
 
 
 def summary_of(chunk: list[DemoSentence]) -> str:
@@ -296,6 +373,8 @@ class Batch:
     mask: Tensor  # [rows, 1, length, length], true where a token may look
     where: Tensor  # [answers], flat indices of the tokens that predict an answer token
     targets: Tensor  # [answers]
+    weights: Tensor  # [answers]
+    pointers: Tensor  # [translated tokens, 6]: row, place of the token before, and the token's spans
 
 
 def collate(rows: list[Row]) -> Batch:
@@ -306,12 +385,19 @@ def collate(rows: list[Row]) -> Batch:
     segments = torch.full((len(rows), length), -1)
     where: list[int] = []
     targets: list[int] = []
+    weights: list[float] = []
+    pointers: list[tuple[int, ...]] = []
     for r, row in enumerate(rows):
         tokens, places, parts = list(row.document), list(range(len(row.document))), [0] * len(row.document)
+        before = len(row.document) + len(row.tasks[0][0]) - 1
+        pointers += [(r, before + i, *span) for i, span in enumerate(row.spans)]
         for number, (instruction, answer) in enumerate(row.tasks, 1):
             first = r * length + len(tokens) + len(instruction) - 1
             where += range(first, first + len(answer))
             targets += answer
+            spans = row.spans if number == 1 else []
+            weights += [SLOT_LOSS if span[:2] != span[2:] else 1.0 for span in spans]
+            weights += [1.0] * (len(answer) - len(spans))
             task = instruction + answer[:-1]
             tokens += task
             places += range(len(row.document), len(row.document) + len(task))
@@ -321,15 +407,34 @@ def collate(rows: list[Row]) -> Batch:
         segments[r, : len(tokens)] = torch.tensor(parts)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask = causal & ((segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None]))
-    return Batch(ids, positions, mask[:, None], torch.tensor(where), torch.tensor(targets))
+    return Batch(
+        ids,
+        positions,
+        mask[:, None],
+        torch.tensor(where),
+        torch.tensor(targets),
+        torch.tensor(weights),
+        torch.tensor(pointers),
+    )
 
 
-def answer_loss(model: DemoModel, batch: Batch, digit_ids: Tensor) -> Tensor:
-    hidden = model(batch.ids, batch.positions, batch.mask).flatten(0, 1)[batch.where]
-    losses = F.cross_entropy(hidden @ model.embed_tokens.weight.T, batch.targets, reduction="none")
+def losses(model: DemoModel, batch: Batch, digit_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """How wrong the answers are, and how little the pointer heads look at the right sentence."""
+    hidden, looks = model(batch.ids, batch.positions, batch.mask)
+    logits = hidden.flatten(0, 1)[batch.where] @ model.embed_tokens.weight.T
+    answers = F.cross_entropy(logits, batch.targets, reduction="none")
     # Digits are what a small model gets wrong: count them twice.
-    weights = 1.0 + torch.isin(batch.targets, digit_ids)
-    return (losses * weights).sum() / weights.sum()
+    weights = batch.weights * (1.0 + torch.isin(batch.targets, digit_ids))
+    answer_loss = (answers * weights).sum() / weights.sum()
+    if not len(batch.pointers):
+        return answer_loss, torch.zeros(())
+    row, place, *ends = batch.pointers.unbind(dim=1)
+    here = torch.arange(batch.ids.shape[1])
+    misses = []
+    for look, start, end in zip(looks, ends[::2], ends[1::2], strict=True):
+        inside = (here >= start[:, None]) & (here < end[:, None])  # [translated tokens, length]
+        misses.append(-((look[row, place] * inside).sum(dim=1) + 1e-4).log().mean())
+    return answer_loss, torch.stack(misses).mean()
 
 
 def learning_rate(progress: float) -> float:
@@ -343,15 +448,15 @@ def train(model: DemoModel, prompts: DemoPrompts, arguments: argparse.Namespace)
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=arguments.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
     average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    progress = [0.0]
-    batches = Rows(prompts, arguments.seed).batches(arguments.batch_tokens, progress)
+    progress = [arguments.start_at]
+    batches = Rows(prompts, arguments.seed, arguments.slot_share).batches(arguments.batch_tokens, progress)
     digit_ids = torch.tensor(prompts.digit_ids)
     start = last_save = time.monotonic()
-    smoothed, num_tokens, step = 0.0, 0, 0
+    smoothed, pointed, num_tokens, step = 0.0, 0.0, 0, 0
     while progress[0] < 1.0:
         batch = collate(next(batches))
-        loss = answer_loss(model, batch, digit_ids)
-        loss.backward()
+        loss, pointer_loss = losses(model, batch, digit_ids)
+        (loss + POINTER_WEIGHT * pointer_loss).backward()
         rate = learning_rate(progress[0]) * min(1.0, (step + 1) / 60)
         muon.step(arguments.muon_lr * rate)
         adam.param_groups[0]["lr"] = arguments.adam_lr * rate
@@ -363,13 +468,16 @@ def train(model: DemoModel, prompts: DemoPrompts, arguments: argparse.Namespace)
             for name, tensor in model.state_dict().items():
                 average[name].lerp_(tensor, 1 - min(0.99, step / (step + 20)))
         smoothed = loss.item() if step == 1 else 0.97 * smoothed + 0.03 * loss.item()
+        pointed = pointer_loss.item() if step == 1 else 0.97 * pointed + 0.03 * pointer_loss.item()
         minutes = (time.monotonic() - start) / 60
-        progress[0] = step / arguments.steps if arguments.steps else minutes / arguments.minutes
+        done = step / arguments.steps if arguments.steps else minutes / arguments.minutes
+        progress[0] = arguments.start_at + (1.0 - arguments.start_at) * done
         if step % 25 == 0:
+            speed = num_tokens / minutes / 60
             print(
-                f"step {step} progress {progress[0]:.3f} loss {smoothed:.4f} minutes {minutes:.1f}"
-                f" tokens/s {num_tokens / minutes / 60:.0f}", flush=True,
-            )  # fmt: skip
+                f"step {step} progress {progress[0]:.3f} minutes {minutes:.1f} tokens/s {speed:.0f}", end=" "
+            )
+            print(f"loss {smoothed:.4f} pointer {pointed:.4f}", flush=True)
         if time.monotonic() - last_save > 60 * arguments.save_minutes:
             last_save = time.monotonic()
             save(model, average, prompts, arguments.out)
@@ -383,6 +491,7 @@ def save(model: DemoModel, state: dict[str, Tensor], prompts: DemoPrompts, out: 
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}
     save_file(weights, out / "model.safetensors.new", metadata={"format": "pt"})
+    (out / "model.safetensors.new").chmod(0o644)  # safetensors writes for its owner only
     (out / "model.safetensors.new").replace(out / "model.safetensors")
     eos, pad = prompts.end_id, prompts.pad_id
     config = model.shape.config(eos_token_id=eos, pad_token_id=pad)
@@ -404,6 +513,13 @@ def main() -> None:
     parser.add_argument("--keep-average", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--num-layers", type=int, default=4)
+    parser.add_argument("--resume", type=Path, help="folder with weights to start from")
+    parser.add_argument(
+        "--slot-share", type=float, default=0.0, help="of documents cut to sentences with slots"
+    )
+    parser.add_argument(
+        "--start-at", type=float, default=0.0, help="share of the schedule that --resume has done"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--compile", action="store_true", help="a third faster; needs a C++ compiler")
     parser.add_argument("--evaluate-only", action="store_true")
@@ -412,9 +528,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     if not arguments.evaluate_only:
-        prompts = DemoPrompts(build_tokenizer())
+        resume = arguments.resume
+        prompts = DemoPrompts(
+            Tokenizer.from_file(str(resume / "tokenizer.json")) if resume else build_tokenizer()
+        )
         shape = Shape(vocab_size=prompts.vocab_size, num_layers=arguments.num_layers)
         model = DemoModel(shape)
+        if arguments.resume:
+            weights = load_file(arguments.resume / "model.safetensors")
+            model.load_state_dict({name.removeprefix("model."): w.float() for name, w in weights.items()})
         print(
             f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {shape.vocab_size}",
             flush=True,
