@@ -96,6 +96,8 @@ def clean(text: str, normalization: Literal["NFC", "NFKC", "none"]) -> str:
 
 def _normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
     """Normalise all but endless runs of combining marks: sorting one takes the square of its length."""
+    if not any(map(unicodedata.combining, text[::_MAX_MARKS])):  # every such run would hold one of these
+        return unicodedata.normalize(form, text)
     parts = _mark_runs().split(text)  # text, run, text, run, ..., text
     parts[::2] = [unicodedata.normalize(form, part) for part in parts[::2]]
     return "".join(parts)
