@@ -17,7 +17,7 @@ SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("version", pa.string()),
-        pa.field("summary", pa.string()),  # the author's own one-liner
+        pa.field("author_summary", pa.string()),  # the author's own one-liner
         pa.field("topics", pa.list_(pa.string())),  # the author's `Topic ::` classifiers
         pa.field("description", pa.string()),
     ]
@@ -44,7 +44,7 @@ def _row(distribution: metadata.Distribution) -> dict[str, Any]:
     return {
         "name": distribution.name,
         "version": distribution.version,
-        "summary": _printable(about.get("summary")),
+        "author_summary": _printable(about.get("summary")),
         "topics": [
             topic.removeprefix(TOPIC) for topic in about.get("classifier", []) if topic.startswith(TOPIC)
         ],

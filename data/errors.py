@@ -4,6 +4,7 @@ DataError
 ├── StorageError            the store did not do what was asked
 │   ├── StorageUnreachable  no answer: worth trying again later (retryable)
 │   ├── StorageDenied       the store knows us not, or forbids it
+│   ├── StorageUnsupported  nothing is installed that serves this kind of URI
 │   └── StorageNotFound     bucket, folder or file does not exist
 └── ShardError              one Parquet file cannot be used; the other shards can
     ├── ShardCorrupt        not readable as Parquet
@@ -35,6 +36,10 @@ class StorageUnreachable(StorageError):
 
 class StorageDenied(StorageError):
     """The store refused the credentials, or the credentials do not allow this."""
+
+
+class StorageUnsupported(StorageError):
+    """No driver for the URI's protocol is installed."""
 
 
 class StorageNotFound(StorageError):

@@ -19,7 +19,14 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.core import url_to_fs
 
-from docmill.data.errors import DataError, StorageDenied, StorageError, StorageNotFound, StorageUnreachable
+from docmill.data.errors import (
+    DataError,
+    StorageDenied,
+    StorageError,
+    StorageNotFound,
+    StorageUnreachable,
+    StorageUnsupported,
+)
 from docmill.data.layout import join
 from docmill.data.records import Shard
 
@@ -33,7 +40,7 @@ NOT_FOUND_CODES = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem that serves `uri`, and the path inside it. Raises `StorageError` for an unknown protocol."""
+    """The filesystem that serves `uri`, and the path inside it. Raises `StorageUnsupported` for an unknown protocol."""
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):
@@ -43,7 +50,7 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         filesystem, path = url_to_fs(uri, use_listings_cache=False, **options)
     except (ValueError, ImportError) as error:
-        raise StorageError(
+        raise StorageUnsupported(
             uri, f"no storage driver for {protocol!r} ({error}). docmill brings file, memory and s3; install the "
             "fsspec package of any other store (gcsfs for gs://, adlfs for az://)"
         ) from error  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from docmill.data.errors import DataError, StorageNotFound
+from docmill.data.errors import DataError, StorageNotFound, StorageUnsupported
 from docmill.engine.errors import EngineDied, EngineError
 from docmill.ops.errors import JobError, NoShards, OpsError
 from docmill.pipelines.logs import without_secrets
@@ -40,7 +40,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.INTERRUPTED
     if isinstance(error, EngineDied):
         return ExitCode.ENGINE_DIED
-    if isinstance(error, (OpsError, EngineError, StorageNotFound)):
+    if isinstance(error, (OpsError, EngineError, StorageNotFound, StorageUnsupported)):
         return ExitCode.USAGE
     if isinstance(error, DataError):
         return ExitCode.STORAGE
@@ -50,7 +50,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 def error_message(error: BaseException) -> str:
     """What happened and what to do, for a person; without secrets."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; files that were complete by then stay, run the same command again for the rest"
+        return "interrupted; files that were complete by then stay; run the same command again"
     if isinstance(error, JobError):
         lines = [f"job {error.job} cannot run as written:", *(f"  {problem}" for problem in error.problems)]
         return without_secrets("\n".join(lines))

@@ -27,6 +27,6 @@ def test_summary_topics_and_description_are_the_authors(tmp_path: Path) -> None:
     write_distributions(str(tmp_path / "a.parquet"))
     row = next(row for row in pq.read_table(tmp_path / "a.parquet").to_pylist() if row["name"] == "pytest")
     assert row["version"] == metadata.version("pytest")
-    assert row["summary"] == metadata.metadata("pytest")["Summary"]
+    assert row["author_summary"] == metadata.metadata("pytest")["Summary"]
     assert "Software Development :: Testing" in row["topics"]
     assert "pytest" in row["description"]

@@ -15,7 +15,13 @@ import pytest
 from servers.s3_server import S3Server, free_port
 
 from docmill.data import storage
-from docmill.data.errors import StorageDenied, StorageError, StorageNotFound, StorageUnreachable
+from docmill.data.errors import (
+    StorageDenied,
+    StorageError,
+    StorageNotFound,
+    StorageUnreachable,
+    StorageUnsupported,
+)
 from docmill.data.layout import join
 
 
@@ -140,7 +146,7 @@ def test_what_was_there_stays_while_a_new_file_is_not_in_place(tmp_path: Path) -
 
 
 def test_an_unknown_protocol_says_what_to_install() -> None:
-    with pytest.raises(StorageError, match=r"nosuch://bucket/a: no storage driver for 'nosuch'.*gcsfs"):
+    with pytest.raises(StorageUnsupported, match=r"nosuch://bucket/a: no storage driver for 'nosuch'.*gcsfs"):
         storage.read_bytes("nosuch://bucket/a")
 
 

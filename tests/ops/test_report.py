@@ -80,7 +80,9 @@ def test_the_peak_is_this_processs_own_and_not_that_of_who_started_it() -> None:
     """Dagster starts a process for a run; getrusage would count the largest that Dagster ever was."""
     here = bytearray(300 << 20)
     code = "from docmill.ops.report import peak_memory_mib; print(peak_memory_mib())"
-    child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    child = float(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
     assert peak_memory_mib() > len(here) / 2**20
     assert 10 < child < 250
 

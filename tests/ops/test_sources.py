@@ -67,7 +67,9 @@ def test_a_job_with_a_source_of_its_own_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_distributions_run_end_to_end(tmp_path: Path, tokenizer: Any) -> None:
-    settings = demo_job(tmp_path).model_dump() | {"tasks": {"topics": {"kind": "classify", "labels": ["a", "b"]}}}
+    settings = demo_job(tmp_path).model_dump() | {
+        "tasks": {"topics": {"kind": "classify", "labels": ["a", "b"]}}
+    }
     settings["source"] |= {
         "generate": {"kind": "distributions"},
         "partition_key": None,
