@@ -14,6 +14,7 @@ from typing import Any
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
+from docmill.engine.quiet import quiet_libraries
 
 
 class ModelTokenizer:
@@ -21,6 +22,7 @@ class ModelTokenizer:
 
     def __init__(self, config: ModelConfig):
         # Imported here: it brings torch with it, and only those who tokenise need it.
+        quiet_libraries()
         from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 

@@ -25,6 +25,7 @@ from docmill.engine import vllm_settings
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
 from docmill.engine.model_files import fingerprint, resolve_model
+from docmill.engine.quiet import quiet_imports
 from docmill.engine.types import Completion, EngineInfo, Request, RequestError
 from docmill.engine.vllm_requests import Part, PromptTooLong, RequestTable
 
@@ -167,10 +168,11 @@ class _Driver(ABC):
 
 class _InProcess(_Driver):
     def _run(self) -> None:
-        from vllm import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        with quiet_imports():
+            from vllm import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
 
-        engine = LLMEngine.from_engine_args(EngineArgs(**self._args))
+            engine = LLMEngine.from_engine_args(EngineArgs(**self._args))
         table = self._loaded(engine.vllm_config)
         refusals = _refusals()
         try:
@@ -200,10 +202,11 @@ class _OwnProcess(_Driver):
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with quiet_imports():
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
+            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
         table = self._loaded(engine.vllm_config)
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
