@@ -7,13 +7,13 @@ from pathlib import Path
 from re import split
 
 import torch
-from prompts import DemoPrompts
+from prompts import FENCE_CLOSE, FENCE_OPEN, SYSTEM, TRANSLATE, DemoPrompts
+from rows import MAX_CHUNK_TOKENS, chunk_sentences, joined, summary_of
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from docmill.data.demo.corpus import LABELS, NO_KEY_SUMMARY, DemoSentence, demo_sentences
 
-MAX_CHUNK_TOKENS = 320
 BATCH_ROWS = 48
 
 
@@ -43,8 +43,6 @@ def generate(model: PreTrainedModel, requests: list[tuple[list[int], int]], end_
 
 
 def chunked(prompts: DemoPrompts, language: str, sentences: list[DemoSentence]) -> list[list[DemoSentence]]:
-    from train import chunk_sentences
-
     return chunk_sentences(prompts, language, sentences, MAX_CHUNK_TOKENS)
 
 
@@ -80,8 +78,6 @@ def evaluate(folder: Path, *, seeds: tuple[int, ...], num_documents: int, num_lo
 
 def check_template(tokenizer: AutoTokenizer, prompts: DemoPrompts) -> None:
     """The chat template and the three pieces must agree, or every figure is about another prompt."""
-    from prompts import FENCE_CLOSE, FENCE_OPEN, SYSTEM, TRANSLATE
-
     text = "Guten Tag! Bezahlt habe ich 49 Euro."
     messages = [
         {"role": "system", "content": SYSTEM},
@@ -98,8 +94,6 @@ def measure(
     model: PreTrainedModel, prompts: DemoPrompts, documents: list[tuple[str, str, list[DemoSentence]]]
 ) -> dict[str, tuple[int, int]]:
     """(right, all) per figure."""
-    from train import joined, summary_of
-
     requests: list[tuple[list[int], int]] = []
     places: list[tuple[int, str]] = []
     chunks = [(d, chunk) for d, (lang, _, s) in enumerate(documents) for chunk in chunked(prompts, lang, s)]
