@@ -1,7 +1,8 @@
 """Answers beside their documents, for people: `docmill show`, and the previews in Dagster.
 
 Answers and documents are joined by the name of the shard and the position in it, and the ids must agree: where the
-source has changed since, the text is left out. Memory holds a batch of one shard, whatever the size of the partition.
+source has changed since, a task that was not run again has no answer beside the new document, and where none was, the
+old answers stand without a text. Memory holds a batch of one shard, whatever the size of the partition.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import repeat, zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from docmill.data.errors import ShardError, StorageNotFound
 from docmill.data.layout import Layout, join, source_folder
 from docmill.data.records import Partition, Shard, Status
 from docmill.data.shards import ShardReader
+from docmill.data.utf8 import strings
 from docmill.ops.job import Job
 
 BATCH_ROWS = 256
@@ -32,7 +34,10 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\
 
 @dataclass(frozen=True, slots=True)
 class AnsweredDocument:
-    """One row of a shard with its answers: task name -> columns. `text` is None where the source has changed."""
+    """One row of a shard with its answers: task name -> columns, for the tasks that were asked about this document.
+
+    `text` is None where the source has changed since all of them.
+    """
 
     shard: str
     row: int
@@ -93,11 +98,16 @@ def _read_shard(
     with ExitStack() as stack:
         texts = _texts(job, partition, name, stack)
         answers = {task: _answers(job, task, file, stack) for task, file in files.items()}
-        for row, (document, *columns) in enumerate(zip(texts, *answers.values(), strict=False)):
-            doc_id = columns[0][job.source.id_column]
-            text = document[1] if document[0] == doc_id else None
-            by_task = dict(zip(answers, columns, strict=True))
-            yield AnsweredDocument(name, row, doc_id, text, by_task)
+        rows = zip_longest(*answers.values())  # after a change of the source, files may differ in length
+        for row, (columns, (doc_id, text)) in enumerate(zip(rows, texts, strict=False)):
+            found = {
+                task: answer for task, answer in zip(answers, columns, strict=True) if answer is not None
+            }
+            ids = [answer[job.source.id_column] for answer in found.values()]
+            if doc_id not in ids:
+                doc_id, text = ids[0], None
+            same = {task: answer for task, answer in found.items() if answer[job.source.id_column] == doc_id}
+            yield AnsweredDocument(name, row, doc_id, text, same)
 
 
 def _texts(
@@ -119,21 +129,15 @@ def _texts(
 
 
 def _answers(job: Job, task: str, file: Shard, stack: ExitStack) -> Iterator[dict[str, Any]]:
+    """Rows of an answer file; none of one that was written before the job named another id column or kind of task."""
     stream = stack.enter_context(storage.open_input(file.uri))
     parquet = pq.ParquetFile(stream)
-    wanted = [job.source.id_column, *SHOWN_COLUMNS, *(column.name for column in job.tasks[task].columns)]
+    own = [column.name for column in job.tasks[task].columns]
+    wanted = [job.source.id_column, *SHOWN_COLUMNS, *own]
     columns = [name for name in wanted if name in parquet.schema_arrow.names]
+    if not {job.source.id_column, "status", "error", own[0]} <= set(columns):
+        return
     for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-        ids = _decoded(batch.column(job.source.id_column))
+        ids = strings(batch.column(job.source.id_column))
         rows = batch.drop_columns([job.source.id_column]).to_pylist()
         yield from (row | {job.source.id_column: doc_id} for row, doc_id in zip(rows, ids, strict=True))
-
-
-def _decoded(column: pa.Array) -> list[str | None]:
-    """Ids as text, as `ShardReader` gives them: Arrow itself raises on bytes that are no UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    raw = column.cast(pa.large_binary()).to_pylist()
-    return [None if value is None else value.decode("utf-8", errors="replace") for value in raw]

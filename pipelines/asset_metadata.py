@@ -16,6 +16,8 @@ from docmill.ops.job import Job
 from docmill.ops.report import Report, TaskReport
 from docmill.pipelines import catalogue
 from docmill.pipelines.answer_rows import answer_text, clip, read_answer_schema, read_answered_documents
+from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.logs import without_secrets
 
 Metadata = dict[str, Any]
 
@@ -88,7 +90,7 @@ def failed_shards_metadata(report: Report) -> Metadata:
         return {}
     return {
         "failed_shard_errors": MetadataValue.json(
-            {shard.shard: shard.error for shard in report.failed_shards}
+            {shard.shard: without_secrets(shard.error) for shard in report.failed_shards}
         )
     }
 
@@ -124,7 +126,7 @@ def _preview(job: Job, partition: Partition, task: str) -> MetadataValue[Any]:
     try:
         documents = list(islice(read_answered_documents(job, partition, tasks=[task]), PREVIEW_ROWS))
     except DataError as error:
-        return MetadataValue.text(f"no preview: {error}")
+        return MetadataValue.text(f"no preview: {error_message(error)}")
     rows = [
         [
             str(document.doc_id),

@@ -130,7 +130,7 @@ def ui(
     host: Annotated[str, typer.Option(help="0.0.0.0 lets others in, without a password.")] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:
-    """Start Dagster's pages and its daemon over all jobs. Ctrl-C ends both."""
+    """Serve Dagster's pages and run its daemon, over all jobs, until stopped by Ctrl-C; so there is no --json."""
     configure_logs()
     with errors_reported(debug=debug):
         from docmill.pipelines.ui import ui_command
@@ -139,13 +139,13 @@ def ui(
 
 
 @app.command(epilog=EXIT_CODES_HELP)
-def demo(verbose: Verbose = 0, debug: Debug = False) -> None:
+def demo(as_json: Json = False, verbose: Verbose = 0, debug: Debug = False) -> None:
     """Run the demo job for its last day, and show its answers and report. Needs no network and no GPU."""
     configure_logs(verbose)
-    with errors_reported(debug=debug):
+    with errors_reported(as_json=as_json, debug=debug):
         from docmill.pipelines.run_command import demo_command
 
-        demo_command()
+        demo_command(as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -35,8 +35,14 @@ def stderr_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """One JSON document on stdout. Ends the command, as done, where nobody reads it."""
+    try:
+        print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+    except BrokenPipeError:  # caught here alone: one that a run raises is an error
+        from docmill.pipelines.pipe_console import write_nowhere
+
+        write_nowhere(sys.stdout)
+        raise typer.Exit(ExitCode.DONE) from None
 
 
 @contextmanager
@@ -51,17 +57,16 @@ def errors_reported(*, as_json: bool = False, debug: bool = False) -> Iterator[N
         yield
     except typer.Exit:
         raise
-    except BrokenPipeError:  # `docmill show ... | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(ExitCode.DONE) from None
     except (Exception, KeyboardInterrupt) as error:
-        if debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
-            print(without_secrets(traceback.format_exc()), file=sys.stderr)
-        if as_json:
-            print_json({"error": error_object(error)})
         from rich.text import Text
 
-        stderr_console().print(Text(error_message(error), style="bold red"), soft_wrap=True)
+        console = stderr_console()
+        if debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            console.print(Text(without_secrets(traceback.format_exc())), soft_wrap=True)
+        if as_json:
+            with suppress(typer.Exit):  # nobody reads it: the exit code still tells of the error
+                print_json({"error": error_object(error)})
+        console.print(Text(error_message(error), style="bold red"), soft_wrap=True)
         raise typer.Exit(exit_code_of(error)) from error
 
 
@@ -81,9 +86,9 @@ def stdout_kept_clean() -> Iterator[None]:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+    from docmill.pipelines.pipe_console import PipeConsole
 
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = PipeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDTH_WITHOUT_TERMINAL
     return console

@@ -6,13 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dagster import DagsterLogManager, Failure
+from dagster import DagsterLogManager, Failure, MetadataValue
 
-from docmill.data.errors import DataError
-from docmill.engine.errors import EngineError
-from docmill.ops.errors import OpsError
 from docmill.ops.progress import Progress
 from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.logs import places
 from docmill.pipelines.progress_lines import progress_line
 
 SECONDS_BETWEEN_LINES = 30.0  # every line is a row in Dagster's database; a night has a thousand of these
@@ -36,15 +34,18 @@ class EventLogProgress:
 
 @contextmanager
 def as_failures() -> Iterator[None]:
-    """Turn docmill's errors into a step failure with cause and remedy; only what may work later is retried."""
+    """Turn errors into a step failure with cause and remedy; only what may work later is retried.
+
+    Dagster keeps what it is given for good, and shows it to all: it gets the message without secrets, and the places
+    without their messages, but never the error itself.
+    """
     try:
         yield
     except Failure:
         raise
-    except Exception as error:
-        known = isinstance(error, (DataError, EngineError, OpsError))
+    except Exception as error:  # noqa: BLE001 - it is raised again, as a failure
         raise Failure(
-            error_message(error) if known else f"unexpected {type(error).__name__}: {error}",
-            metadata={"error": type(error).__name__},
+            error_message(error),
+            metadata={"error": type(error).__name__, "places": MetadataValue.text(places(error))},
             allow_retries=bool(getattr(error, "retryable", False)),
-        ) from error
+        ) from None

@@ -1,15 +1,19 @@
 """Where log lines go and what they may hold: stderr, one line a record, `key=value`, quiet unless asked.
 
-Never a document's text, which no module of docmill logs; and never a secret, which a library's message could carry:
-the values of the usual secret variables are blotted out of every line.
+Never a document's text: no module of docmill logs it, of a logged error only type and places are shown (the error's
+text may quote the document), and of libraries nothing below INFO (s3fs logs the bytes that it sends). And never a
+secret, which a library's message could carry: the values of the usual secret variables are blotted out of every line.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
 import sys
+import traceback
+from typing import Any
 
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AZURE_STORAGE_KEY",
@@ -28,6 +32,19 @@ def without_secrets(text: str) -> str:
     return _PASSWORD_IN_URI.sub(r"\1:***@", text)
 
 
+def places(error: BaseException) -> str:
+    """Where an error and what led to it were raised, as a traceback shows it, but without what the errors say."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        name = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        lines = [f"{name}, raised at\n", *traceback.format_tb(cause.__traceback__), *lines]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return without_secrets("".join(lines)).rstrip("\n")
+
+
 class _LineFormatter(logging.Formatter):
     """`2026-11-22T07:30:00 INFO docmill.ops.partition_job job=demo partition=dt=2026-11-20 ...`, in one line."""
 
@@ -35,11 +52,16 @@ class _LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        record.exc_text = None  # another handler may have left the whole traceback there
         return without_secrets(super().format(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return places(ei[1]) if ei[1] is not None else ""
 
 
 def configure_logs(verbose: int = 0) -> None:
-    """Send docmill's log to stderr: warnings; with 1 also what happens; with 2 everything, libraries included."""
+    """Send docmill's log to stderr: warnings; with 1 also what happens; with 2 all of it, and libraries' INFO."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
     ours = logging.getLogger("docmill")
@@ -52,4 +74,4 @@ def configure_logs(verbose: int = 0) -> None:
     if verbose >= 2:
         everything = logging.getLogger()
         everything.addHandler(handler)
-        everything.setLevel(logging.DEBUG)
+        everything.setLevel(logging.INFO)

@@ -38,14 +38,16 @@ def run_command(job_name: str, *, partition_value: str | None, tasks: str | None
         raise typer.Exit(ExitCode.SHARDS_FAILED)
 
 
-def demo_command() -> None:
-    """Run the job `demo` for its last day, show some answers and the report, and say what to do next."""
+def demo_command(*, as_json: bool) -> None:
+    """Run the job `demo` for its last day; show some answers, the report and what to do next, or print the report."""
     job = load_job("demo")
-    console = stdout_console()
     ensure_source(job)
     generate = job.source.generate
     day = str(generate.days[-1]) if isinstance(generate, DemoCorpus) else list_partitions(job)[-1]
-    partition = choose_partition(job, day)
+    if as_json:
+        run_command("demo", partition_value=day, tasks=None, as_json=True)
+        return
+    partition, console = choose_partition(job, day), stdout_console()
     console.print(
         f"docmill demo: {', '.join(job.tasks)} of the documents of {day} in {job.source.uri}", soft_wrap=True
     )

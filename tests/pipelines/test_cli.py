@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from docmill.data.errors import ShardCorrupt, StorageDenied, StorageError, StorageNotFound, StorageUnreachable
 from docmill.engine.errors import EngineConfigError, EngineDied, ModelError
 from docmill.ops.errors import JobError, NoShards
+from docmill.pipelines.cli import app
 from docmill.pipelines.exit_codes import ExitCode, error_object, exit_code_of
 
 DAY, OTHER_DAY = "2026-11-20", "2026-11-19"
@@ -239,3 +241,16 @@ def test_the_demo_runs_the_last_day_and_says_what_is_next(
     assert "document" in result.stdout
     assert f"docmill show demo --partition {DAY}" in result.stdout
     assert "docmill ui" in result.stdout
+    report = cli.json("demo")
+    assert (report["job"], report["partition"]) == ("tickets", f"dt={DAY}")
+
+
+def test_every_command_but_ui_speaks_json(cli: Cli) -> None:
+    commands = {
+        command.name or str(command.callback.__name__).replace("_", "-"): command.callback
+        for command in app.registered_commands
+        if command.callback
+    }
+    without = [name for name, command in commands.items() if "as_json" not in signature(command).parameters]
+    assert without == ["ui"]
+    assert "until stopped" in cli("ui", "--help").stdout

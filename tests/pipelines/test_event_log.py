@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from traceback import TracebackException
 
 import pytest
 from dagster import DagsterLogManager, Failure
+from dagster_shared.error import SerializableErrorInfo
 
 from docmill.data.errors import StorageDenied, StorageUnreachable
 from docmill.engine.errors import EngineDied, ModelError
@@ -31,6 +33,23 @@ def test_only_what_may_work_later_is_retried(error: Exception, retried: bool) ->
         raise error
     assert raised.value.allow_retries is retried
     assert str(error).split(": ")[-1] in str(raised.value.description)
+
+
+def test_dagster_gets_neither_secrets_nor_the_error_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    with pytest.raises(Failure) as raised, as_failures():
+        try:
+            raise KeyError("Kennwort-4711")
+        except KeyError as cause:
+            raise ValueError("sent wJalrXUtnFEMI to https://me:hunter2@host/x") from cause
+    told = SerializableErrorInfo.from_traceback(TracebackException.from_exception(raised.value)).to_string()
+    assert "unexpected ValueError: sent *** to https://me:***@host/x" in told
+    where = str(raised.value.metadata["places"].value)
+    assert where.index("KeyError, raised at") < where.index("ValueError, raised at")
+    assert f'File "{__file__}", line ' in where
+    for text in ("wJalrXUtnFEMI", "hunter2", "Kennwort-4711"):
+        said = [line for line in (told + where).splitlines() if text in line and "raise " not in line]
+        assert not said, f"{text} is told"
 
 
 def test_a_failure_passes_as_it_is() -> None:

@@ -36,6 +36,34 @@ def test_a_run_is_quiet_unless_asked(write_job: WriteJob, cli: Cli) -> None:
     assert f"job=tickets partition=dt={DAY}" in cli("run", path, "--partition", DAY, "-v").stderr
 
 
+def test_a_logged_error_shows_its_place_and_not_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(2)
+    text = "Kennwort-" + "4711"  # never whole in a line of source, which a place shows
+    try:
+        try:
+            raise KeyError(text)
+        except KeyError as cause:
+            raise ValueError(text) from cause
+    except ValueError as error:
+        logging.getLogger("docmill.ops.feed").debug("where", exc_info=error)
+    shown = capsys.readouterr().err
+    assert "DEBUG docmill.ops.feed where" in shown
+    assert "builtins.KeyError, raised at" in shown
+    assert "builtins.ValueError, raised at" in shown
+    assert "raise ValueError(text) from cause" in shown
+    assert text not in shown
+
+
+def test_libraries_say_nothing_below_info(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(2)
+    library = logging.getLogger("s3fs")
+    library.debug("CALL: put_object - {'Body': b'Kennwort-4711'}")
+    library.info("connected")
+    shown = capsys.readouterr().err
+    assert "INFO s3fs connected" in shown
+    assert "Kennwort-4711" not in shown
+
+
 def test_no_log_line_holds_a_documents_text(write_job: WriteJob, cli: Cli) -> None:
     path = write_job(source={"uri": "own", "partition_key": None})
     (path.parent / "own").mkdir()
@@ -43,5 +71,5 @@ def test_no_log_line_holds_a_documents_text(write_job: WriteJob, cli: Cli) -> No
     pl.DataFrame({"doc_id": ["1", "2", "2"], "text": texts}).write_parquet(path.parent / "own" / "a.parquet")
     result = cli("run", path, "-vv")
     assert result.exit_code == 0
-    assert "DEBUG" in result.stderr
+    assert "INFO docmill.ops.partition_job" in result.stderr
     assert "Kennwort-4711" not in result.output

@@ -82,6 +82,40 @@ def test_text_that_changed_since_is_left_out(finished_job: Path, cli: Cli) -> No
     assert "the shard has changed since" in cli("show", finished_job, "--partition", DAY, "--limit", 1).stdout
 
 
+def test_answers_of_another_document_are_left_out(write_job: WriteJob, cli: Cli) -> None:
+    path = write_job(source={"uri": "own", "partition_key": None})
+    (path.parent / "own").mkdir()
+    shard = path.parent / "own" / "a.parquet"
+    pl.DataFrame({"doc_id": ["1", "2"], "text": ["one", "two"]}).write_parquet(shard)
+    assert cli("run", path).exit_code == 0
+    pl.DataFrame({"doc_id": ["1", "9", "3"], "text": ["one", "nine", "three"]}).write_parquet(shard)
+    assert cli("run", path, "--tasks", "topics").exit_code == 0
+    assert [(row["doc_id"], row["text"], sorted(row["answers"])) for row in cli.json("show", path)] == [
+        ("1", "one", ["topics", "translations"]),
+        ("9", "nine", ["topics"]),  # the translation in this row is of "two"
+        ("3", "three", ["topics"]),  # the file of translations ends before this row
+    ]
+    assert "not run yet" in cli("show", path).stdout
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source__id_column": "language"},  # in the answers, as a carried column, but not their id
+        {"source__id_column": "number", "source__carry": []},
+        {"tasks__topics": {"kind": "summarize"}, "tasks__translations": None},  # another kind, other columns
+    ],
+)
+def test_answers_of_a_job_that_was_another_do_not_break_it(
+    finished_job: Path, write_job: WriteJob, cli: Cli, changes: dict[str, Any]
+) -> None:
+    shown = cli("show", write_job(**changes), "--partition", DAY)
+    assert "unexpected" not in shown.stderr
+    if "source__id_column" not in changes or "source__carry" in changes:
+        assert shown.exit_code == ExitCode.USAGE
+        assert "there are no answers in" in shown.stderr
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_day_without_answers_names_the_command_that_makes_them(
     write_job: WriteJob, cli: Cli, as_json: bool
