@@ -137,7 +137,7 @@ def save(model: DemoModel, state: dict[str, Tensor], prompts: DemoPrompts, out: 
     eos, pad = prompts.end_id, prompts.pad_id
     config = model.shape.config(eos_token_id=eos, pad_token_id=pad)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    generation = {"eos_token_id": eos, "pad_token_id": pad, "do_sample": False, "max_new_tokens": 512}
+    generation = {"eos_token_id": eos, "pad_token_id": pad, "do_sample": False, "max_new_tokens": 640}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     save_tokenizer(prompts.tokenizer, out)
 
