@@ -57,6 +57,12 @@ clean:  ## remove everything that a target here made, the environment included
 # Once, and again when the lock or the project changes. torch comes first and with its own dependencies: where
 # pip finds only the CUDA build, that needs libraries which the CPU lock does not name. The rest is exactly the
 # lock; --no-deps because the lock leaves out what vLLM names and text does not need (requirements/overrides.txt).
+# A change of EXTRA makes the environment anew, whatever the files' dates say.
+ifneq ($(EXTRA),$(or $(file < $(READY)),$(EXTRA)))
+$(READY): FORCE
+FORCE:
+endif
+
 $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "docmill needs Python 3.11 or 3.12; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.11"; exit 1; }

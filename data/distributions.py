@@ -37,6 +37,12 @@ def write_distributions(shard_uri: str) -> int:
     return len(rows)
 
 
+def installed_distributions() -> str:
+    """Names and versions of what `write_distributions` would write, a line each: changes when the corpus does."""
+    found = {distribution.name: distribution.version for distribution in metadata.distributions()}
+    return "\n".join(f"{name}=={found[name]}" for name in sorted(found))
+
+
 def _row(distribution: metadata.Distribution) -> dict[str, Any]:
     about = (
         distribution.metadata.json

@@ -13,6 +13,7 @@ from docmill.data.errors import ShardSchemaError
 
 ANSWERS_VERSION = 1  # raise when a column of the output changes its name, type or meaning
 VERSION_KEY = b"docmill.answers_version"
+JOB_KEY = b"docmill.job"  # whose file it is: a run removes only files of its own job
 
 BEFORE_TASK = [pa.field("status", pa.string(), nullable=False)]
 AFTER_TASK = [
@@ -28,9 +29,9 @@ AFTER_TASK = [
 COMMON_COLUMNS = frozenset(field.name for field in (*BEFORE_TASK, *AFTER_TASK))
 
 
-def answer_schema(carried: pa.Schema, task_fields: list[pa.Field]) -> pa.Schema:
+def answer_schema(carried: pa.Schema, task_fields: list[pa.Field], *, job: str) -> pa.Schema:
     """Schema of one task's output files, for a shard whose id and carried columns are `carried`."""
-    metadata = {VERSION_KEY: str(ANSWERS_VERSION).encode()}
+    metadata = {VERSION_KEY: str(ANSWERS_VERSION).encode(), JOB_KEY: job.encode()}
     return pa.schema([*carried.remove_metadata(), *BEFORE_TASK, *task_fields, *AFTER_TASK], metadata=metadata)
 
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MAX_BATCH_ROWS = 512
 MAX_BATCH_BYTES = 16 << 20
+MAX_GROUP_BYTES = 32 << 20  # of a row group that is written: what one output file under way holds in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class ShardWriter:
         self.num_rows = 0
         self._max_rows_per_group = max_rows_per_group
         self._pending: list[pa.RecordBatch] = []
-        self._num_pending = 0
+        self._num_pending = self._bytes_pending = 0
         self._spool: str | None = None
         # Opened on the first flush: thousands of files may be under way.
         self._writer: pq.ParquetWriter | None = None
@@ -159,8 +160,9 @@ class ShardWriter:
         """Append rows; `batch` has exactly the writer's schema."""
         self._pending.append(batch)
         self._num_pending += batch.num_rows
+        self._bytes_pending += batch.nbytes
         self.num_rows += batch.num_rows
-        if self._num_pending >= self._max_rows_per_group:
+        if self._num_pending >= self._max_rows_per_group or self._bytes_pending >= MAX_GROUP_BYTES:
             self._flush()
 
     def commit(self) -> None:
@@ -196,4 +198,4 @@ class ShardWriter:
     def _flush(self) -> None:
         if self._pending:
             self._opened().write_table(pa.Table.from_batches(self._pending, schema=self.schema))
-            self._pending, self._num_pending = [], 0
+            self._pending, self._num_pending, self._bytes_pending = [], 0, 0

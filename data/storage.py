@@ -36,6 +36,17 @@ READ_BLOCK_BYTES = 4 << 20
 
 DENIED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken",
                 "InvalidToken", "401", "Unauthorized"}  # fmt: skip
+OVERLOADED_CODES = {
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "Throttling",
+    "500",
+    "503",
+}
+UNREACHABLE_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
+                      "ServerDisconnectedError", "ClientOSError", "ClientConnectorError", "gaierror"}  # fmt: skip
 NOT_FOUND_CODES = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 
 
@@ -216,11 +227,11 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
         bucket = uri.split("://", 1)[-1].split("/", 1)[0]
         what = f"bucket {bucket!r} " if "NoSuchBucket" in codes else ""
         return StorageNotFound(uri, f"{what}does not exist in {store}")
-    if names & {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
-                "ConnectionRefusedError", "ClientConnectorError", "TimeoutError", "gaierror"}:  # fmt: skip
+    no_answer = any(isinstance(link, (ConnectionError, TimeoutError)) for link in chain)
+    if no_answer or codes & OVERLOADED_CODES or names & UNREACHABLE_ERRORS:
+        why = ", ".join(sorted(codes - {"None"})) or type(error).__name__
         return StorageUnreachable(
-            uri, f"no answer from {store} ({type(error).__name__}). Check AWS_ENDPOINT_URL, the network, and that the "
-            "store runs"
+            uri, f"no answer from {store} ({why}). Check AWS_ENDPOINT_URL, the network, and that the store runs"
         )  # fmt: skip
     if isinstance(error, OSError) or any(map(_is_boto, chain)):
         return StorageError(uri, f"{type(error).__name__}: {error}")

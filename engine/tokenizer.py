@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
@@ -31,19 +33,25 @@ class ModelTokenizer:
             self._chat = AutoTokenizer.from_pretrained(
                 source, revision=config.revision, trust_remote_code=config.trust_remote_code
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # `tokenizers` raises plain Exception for a damaged tokenizer.json
             raise ModelError(config.source, f"its tokenizer does not load: {error}") from error
         if not self._chat.is_fast:
             raise ModelError(
                 config.source, "docmill needs a fast tokenizer (tokenizer.json); this model has none"
             )
-        self._chat_kwargs = config.chat_template_kwargs
+        self._source, self._chat_kwargs = config.source, config.chat_template_kwargs
         spec = json.loads(self._chat.backend_tokenizer.to_str())
-        self.control_token_ids = frozenset(token["id"] for token in spec["added_tokens"])
+        # Some models list plain characters, such as a line break, as added tokens; those are in the vocabulary too.
+        pieces = spec["model"].get("vocab", {})  # a table, or for Unigram a list of (piece, score)
+        vocabulary = set(pieces) if isinstance(pieces, dict) else {piece for piece, _ in pieces}
+        self.control_token_ids = frozenset(
+            token["id"]
+            for token in spec["added_tokens"]
+            if token["special"] or token["content"] not in vocabulary
+        )
         spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._data = Tokenizer.from_str(json.dumps(spec))
         self.end_token_id: int = self._chat.eos_token_id
-        self.vocab_size = len(self._chat)
 
     def encode_data(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of document text. No id is a control token, whatever the text says."""
@@ -69,6 +77,17 @@ class ModelTokenizer:
         if not self._chat.chat_template:
             return f"{system}\n\n{user}\n\n"
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        try:
+            return self._apply_template(messages)
+        except TemplateError:  # some models know no system role
+            try:
+                return self._apply_template([{"role": "user", "content": f"{system}\n\n{user}"}])
+            except TemplateError as error:
+                raise ModelError(
+                    self._source, f"its chat template refuses a user's message: {error}"
+                ) from error
+
+    def _apply_template(self, messages: list[dict[str, str]]) -> str:
         rendered: Any = self._chat.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
         )

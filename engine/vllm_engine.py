@@ -13,6 +13,7 @@ Requests are admitted whenever they come, never in batches: a barrier of 64 requ
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -31,6 +32,9 @@ from docmill.engine.vllm_requests import Part, PromptTooLong, RequestTable
 
 _STOP = object()
 DEATH_POLL_SECONDS = 0.5
+STOP_SECONDS = 60
+
+log = logging.getLogger(__name__)
 
 
 class VllmEngine:
@@ -45,15 +49,21 @@ class VllmEngine:
         source = resolve_model(model)
         vllm_settings.prepare_environment(device=device, in_process=in_process, offline=os.path.isdir(source))
         args = vllm_settings.engine_args(config, model, source=source, device=device)
+        model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
         driver = _InProcess if in_process else _OwnProcess
         self._driver: _Driver = driver(args, end_token_id)
-        self._driver.start(model.source)
+        try:
+            self._driver.start(model.source)
+            device_name = _device_name(device)
+        except BaseException:  # Ctrl-C while the model loads must not leave it loading
+            self._driver.stop()
+            raise
         self.info = EngineInfo(
             name="vllm",
             model=model.source,
-            model_fingerprint=fingerprint(source, model.revision),
-            device=_device_name(device),
+            model_fingerprint=model_fingerprint,
+            device=device_name,
             max_model_len=self._driver.max_model_len,
             max_num_seqs=self._driver.max_num_seqs,
             load_seconds=time.monotonic() - started,
@@ -141,7 +151,9 @@ class _Driver(ABC):
         """End the thread and the engine. A second call does nothing."""
         if self._thread.is_alive():
             self.inbox.put(_STOP)
-            self._thread.join(timeout=60)
+            self._thread.join(timeout=STOP_SECONDS)
+            if self._thread.is_alive():
+                log.warning("the engine did not stop within %d seconds", STOP_SECONDS)
 
     def _main(self) -> None:
         try:
@@ -159,7 +171,7 @@ class _Driver(ABC):
 
     def _refuse(self, request: Request, error: Exception) -> None:
         reason = "prompt_too_long" if isinstance(error, PromptTooLong) else "rejected"
-        self.outbox.put(Completion(request.id, error=RequestError(reason, str(error))))
+        self.outbox.put(Completion(request.id, error=RequestError(reason, str(error.__cause__ or error))))
 
     @abstractmethod
     def _run(self) -> None:
@@ -210,6 +222,7 @@ class _OwnProcess(_Driver):
         table = self._loaded(engine.vllm_config)
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
+        refusals = _refusals()
         dead: asyncio.Future[None] = loop.create_future()
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -232,7 +245,8 @@ class _OwnProcess(_Driver):
                 self._busy(True)
                 try:
                     parts = list(table.admit(request))
-                except ValueError as error:
+                except refusals as error:
+                    table.forget(request)
                     self._refuse(request, error)
                     self._busy(len(running) > 0)
                     continue
@@ -257,10 +271,15 @@ class _OwnProcess(_Driver):
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a bad request: `VLLMValidationError` is a ValueError in 0.25 and is not in 0.32."""
-    from vllm.exceptions import VLLMValidationError
+    """What vLLM raises for a bad request, and survives.
 
-    return (ValueError, VLLMValidationError)
+    `VLLMValidationError` is a ValueError in 0.25 and is not in 0.32. AsyncLLM wraps what it did not expect of one
+    request into `EngineGenerateError`; an engine that is gone is an `EngineDeadError`, which is none of these.
+    """
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    return (ValueError, VLLMValidationError, EngineGenerateError)
 
 
 def _load_error(model_source: str, error: BaseException) -> EngineError:

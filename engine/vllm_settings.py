@@ -32,6 +32,7 @@ def detect_device(config: EngineConfig) -> str:
         )
     if built_for == "cpu":
         return "cpu"
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks the driver, without starting CUDA here
     import torch
 
     if torch.cuda.is_available():
@@ -67,6 +68,9 @@ def prepare_environment(*, device: str, in_process: bool, offline: bool) -> None
     wanted: dict[str, str] = {}
     if device == "cpu":
         wanted |= CPU_ENVIRONMENT
+    elif not in_process:
+        # vLLM's default forks this process, which has threads by then and may have asked torch for CUDA.
+        wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if offline:
         wanted["HF_HUB_OFFLINE"] = "1"  # a local model needs no hub; without this some loaders ask it anyway
     for name, value in wanted.items():

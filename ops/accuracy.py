@@ -99,7 +99,7 @@ def accuracy_job(folder: Path, *, seed: int, num_documents: int) -> Job:
                 "generate": {"kind": "demo", "days": [DAY], "documents_per_day": num_documents, "seed": seed},
             },
             "output": {"uri": str(folder / "answers")},
-            "chunking": {"max_tokens": 320},
+            "chunking": {"max_tokens": 128},
             "tasks": {
                 "translations": {"kind": "translate"},
                 "classifications": {"kind": "classify", "labels": list(LABELS)},

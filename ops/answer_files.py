@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from docmill.data import storage
 from docmill.data.layout import Layout
 from docmill.data.manifest import AnswerFile
 from docmill.data.records import Answer, Shard, Status
-from docmill.data.schemas import answer_schema
+from docmill.data.schemas import JOB_KEY, answer_schema
 from docmill.data.shards import ShardWriter
 from docmill.ops.feed import BatchReady, ShardFailed, ShardOpened
 from docmill.ops.prepare import Refusal
@@ -60,14 +61,15 @@ class _OpenShard:
 class AnswerFiles:
     """The output files of one run. Use as a context manager: files not complete by then are thrown away."""
 
-    def __init__(self, layout: Layout, tasks: Mapping[str, Task], *, model: str, stages: Stages):
+    def __init__(self, layout: Layout, tasks: Mapping[str, Task], *, job: str, model: str, stages: Stages):
         self.reports = _blank(tasks)
         self.failed_shards: list[FailedShard] = []
         self.files: dict[str, list[AnswerFile]] = {name: [] for name in tasks}
         self.num_documents = self.num_truncated = self.num_chunked = 0  # of finished shards
         self.num_rows_opened = self.num_rows_done = 0  # of all, for progress
         self.shards_opened: list[str] = []
-        self._layout, self._tasks, self._model, self._stages = layout, tasks, model, stages
+        self._layout, self._tasks, self._job = layout, tasks, job
+        self._model, self._stages = model, stages
         self._shards: dict[str, _OpenShard] = {}
         self._num_open_rows = 0
 
@@ -83,7 +85,7 @@ class AnswerFiles:
         writers = {
             name: ShardWriter(
                 self._layout.answers(name, event.shard.name),
-                answer_schema(event.carried_schema, task.columns),
+                answer_schema(event.carried_schema, task.columns, job=self._job),
             )
             for name, task in self._tasks.items()
         }
@@ -134,11 +136,11 @@ class AnswerFiles:
             writer.discard()
 
     def remove_stale(self, shards: list[Shard]) -> None:
-        """Delete answer files of shards that the source no longer has."""
+        """Delete this job's answer files of shards that the source no longer has; other people's files stay."""
         names = {shard.name for shard in shards}
         for task in self._tasks:
             for found in storage.list_shards(self._layout.answers_folder(task)):
-                if found.name not in names:
+                if found.name not in names and _job_of(found.uri) == self._job:
                     storage.delete(found.uri)
 
     def __enter__(self) -> Self:
@@ -198,6 +200,16 @@ class AnswerFiles:
         }
         own = [pa.array(column, schema.field(name).type) for name, column in values.items()]
         return pa.RecordBatch.from_arrays([*carried.columns, *own], schema=schema)
+
+
+def _job_of(uri: str) -> str | None:
+    """The job that wrote an answer file; None for a file that is not docmill's."""
+    with storage.open_input(uri) as stream:
+        try:
+            metadata = pq.read_schema(stream).metadata or {}
+        except (pa.ArrowException, OSError, ValueError):
+            return None
+    return metadata.get(JOB_KEY, b"").decode() or None
 
 
 def _blank(tasks: Mapping[str, Task]) -> dict[str, TaskReport]:

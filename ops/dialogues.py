@@ -7,6 +7,7 @@ engine's cache for the next task. There is no barrier anywhere: a request leaves
 from __future__ import annotations
 
 import logging
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Hashable, Mapping
@@ -135,9 +136,10 @@ class Dialogues(Generic[Key]):
             return []
         except TaskError as error:
             running.error = str(error)
-        except Exception as error:  # one document never fails a job, not even by a bug in a task
+        except Exception as error:  # noqa: BLE001 - one document never fails a job, not even by a bug in a task
             log.error("task %s failed on a document: %s", running.task_name, type(error).__name__)
-            log.debug("where", exc_info=error)  # not above: the error's text may be the document's
+            places = "".join(traceback.format_tb(error.__traceback__))
+            log.debug("where: %s", places)  # without the error's text, which may be the document's
             running.error = f"task_error: {type(error).__name__} in task {running.task_name!r}; see the log"
         else:
             running.completions, running.num_outstanding = [None] * len(asks), len(asks)

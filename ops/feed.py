@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
-from docmill.data.errors import ShardError, StorageNotFound
+from docmill.data.errors import ShardError, StorageError
 from docmill.data.records import Document, Shard, Status
 from docmill.data.shards import DocumentBatch, ShardReader
 from docmill.engine.tokenizer import ModelTokenizer
@@ -95,10 +96,11 @@ def read_documents(
                         max_chunk_tokens=max_chunk_tokens,
                         stages=stages,
                     )
-        except (
-            ShardError,
-            StorageNotFound,
-        ) as error:  # a store that is down is not the shard's fault, and ends the run
+        except (ShardError, StorageError) as error:
+            if (
+                error.retryable
+            ):  # the store is down, which is not this shard's fault: the run ends, to be run again
+                raise
             seen.next_shard(forget=True)
             yield ShardFailed(shard, error)
         else:
@@ -119,16 +121,15 @@ def _ready(
         prepared = [_prepare_safely(document, job, seen) for document in batch.documents]
     with stages.measure("tokenise"):
         texts = [item.text for item in prepared if isinstance(item, PreparedText)]
-        token_ids = iter(tokenizer.encode_data(texts))
-        rows: list[list[Chunk] | Refusal] = []
-        for item in prepared:
-            if isinstance(item, Refusal):
-                rows.append(item)
-            else:
-                ids = next(token_ids)
-                rows.append(
-                    _cut_safely(item.text, ids, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens)
-                )
+        token_ids = iter(_encode(texts, tokenizer))
+        rows = [
+            item
+            if isinstance(item, Refusal)
+            else _cut_safely(
+                item.text, next(token_ids), tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens
+            )
+            for item in prepared
+        ]
     num_truncated = sum(isinstance(item, PreparedText) and item.truncated for item in prepared)
     return BatchReady(shard, batch.carried, rows, num_truncated)
 
@@ -140,9 +141,22 @@ def _prepare_safely(document: Document, job: Job, seen: SeenIds) -> PreparedText
         return _unexpected(error)
 
 
+def _encode(texts: list[str], tokenizer: ModelTokenizer) -> list[list[int] | None]:
+    """Token ids of each text; None for a text that the tokenizer cannot take, which is rare enough to look for."""
+    try:
+        return [*tokenizer.encode_data(texts)]
+    except Exception as error:  # noqa: BLE001 - `tokenizers` raises plain Exception
+        if len(texts) == 1:
+            log.error("the tokenizer failed on a document: %s", type(error).__name__)
+            return [None]
+        return [ids for text in texts for ids in _encode([text], tokenizer)]
+
+
 def _cut_safely(
-    text: str, token_ids: list[int], *, tokenizer: ModelTokenizer, max_chunk_tokens: int
+    text: str, token_ids: list[int] | None, *, tokenizer: ModelTokenizer, max_chunk_tokens: int
 ) -> list[Chunk] | Refusal:
+    if token_ids is None:
+        return Refusal(Status.FAILED, "tokenise_error", "the model's tokenizer cannot take this text")
     try:
         return _chunks(text, token_ids, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens)
     except Exception as error:  # noqa: BLE001 - as above
@@ -151,7 +165,9 @@ def _cut_safely(
 
 def _unexpected(error: Exception) -> Refusal:
     log.error("a document could not be prepared: %s", type(error).__name__)
-    log.debug("where", exc_info=error)  # not above: the error's text may be the document's
+    log.debug(
+        "where: %s", "".join(traceback.format_tb(error.__traceback__))
+    )  # its text may be the document's
     explanation = f"{type(error).__name__} while preparing the text; please report it"
     return Refusal(Status.FAILED, "prepare_error", explanation)
 

@@ -129,10 +129,15 @@ class Job(_Part):
         return self
 
     def settings_hash(self, task_name: str) -> str:
-        """16 hex digits that change when anything but the documents changes what a task answers."""
+        """16 hex digits that change when something other than the documents changes what a task answers.
+
+        Not the other tasks, although without `chunking.max_tokens` the tightest of them decides the chunks' size.
+        """
         task = self.tasks[task_name].model_dump_json(exclude={"description"})
+        engine = self.engine.model_dump_json(include={"kind", "dtype", "max_model_len", "seed", "extra"})
         shared = (self.model, self.prepare, self.chunking)
-        parts = [task, self.system_prompt, *(part.model_dump_json() for part in shared)]
+        parts = [task, engine, self.system_prompt, self.source.text_column]
+        parts += [part.model_dump_json() for part in shared]
         return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
     def partition(self, value: str | None) -> Partition:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 
 from docmill.data import storage
 from docmill.data.layout import Layout
-from docmill.data.manifest import write_manifest
+from docmill.data.manifest import read_manifest, write_manifest
 from docmill.data.records import Partition
 from docmill.engine.open_engine import open_engine
 from docmill.engine.tokenizer import ModelTokenizer
@@ -61,6 +61,7 @@ def run_partition(
     shards = find_shards(job, partition)
     layout = Layout(job.output.uri, partition)
     storage.check_writable(layout.internal_folder)
+    _check_owner(job, layout)
     stages = Stages()
     with ExitStack() as stack:
         on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
@@ -76,7 +77,9 @@ def run_partition(
             job, shards, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens, stages=stages
         )
         feed = stack.enter_context(Ahead(events, num_ahead=NUM_BATCHES_AHEAD))
-        files = stack.enter_context(AnswerFiles(layout, chosen, model=engine.info.model, stages=stages))
+        files = stack.enter_context(
+            AnswerFiles(layout, chosen, job=job.name, model=engine.info.model, stages=stages)
+        )
         max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
         dialogues: Dialogues[Place] = Dialogues(engine, prompts, chosen, max_in_flight=max_in_flight)
         meter = Meter(on_progress, files, dialogues, shards)
@@ -122,6 +125,16 @@ def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
             job.name, [f"no task {', '.join(map(repr, unknown))}; the job has {', '.join(job.tasks)}"]
         )
     return {name: task for name, task in job.tasks.items() if names is None or name in names}
+
+
+def _check_owner(job: Job, layout: Layout) -> None:
+    """Two jobs with one output would overwrite each other's answers without a word."""
+    manifest = read_manifest(layout.manifest)
+    if manifest is not None and manifest.job != job.name:
+        raise JobError(
+            job.name,
+            [f"output.uri: {job.output.uri} holds the answers of job {manifest.job!r}; choose another"],
+        )
 
 
 def _max_chunk_tokens(job: Job, prompts: Prompts, info: EngineInfo) -> int:

@@ -50,6 +50,9 @@ class Prompts:
         return max(self.frame(instruction, fence).num_tokens for fence in ("document", "document-9999"))
 
     def _frame(self, instruction: str, fence: str = "document") -> Frame:
+        instruction = (
+            instruction.strip()
+        )  # many templates strip a message, and YAML blocks end with a line break
         rendered = self.tokenizer.render_chat(
             self._system_prompt, f"<{fence}>\n{_SLOT}\n</{fence}>\n\n{instruction}"
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from docmill.data.demo.days import demo_shard_uris, write_demo_days
-from docmill.data.distributions import write_distributions
+from docmill.data.distributions import installed_distributions, write_distributions
 from docmill.data.layout import join
-from docmill.data.storage import delete, exists, put_bytes, read_bytes
-from docmill.ops.job import DemoCorpus, Job
+from docmill.data.storage import delete, exists, list_shards, put_bytes, read_bytes
+from docmill.ops.errors import JobError
+from docmill.ops.job import DemoCorpus, DistributionsCorpus, Job
 
+UNFINISHED = b"unfinished "
 MADE_WITH = "_made_with.json"  # hidden from shard listings by its name
 
 
@@ -20,13 +22,19 @@ def ensure_source(job: Job) -> bool:
     if source.generate is None:
         return False
     marker_uri, marker = join(source.uri, MADE_WITH), source.generate.model_dump_json().encode()
-    # Distributions are installed and removed between runs: that corpus is always written anew, in a second.
+    if isinstance(source.generate, DistributionsCorpus):
+        marker = installed_distributions().encode()  # they come and go between runs
+    made = read_bytes(marker_uri) if exists(marker_uri) else None
+    if made == marker:
+        return False
+    if made is None and list_shards(source.uri):
+        raise JobError(job.name, [
+            f"source.generate: {source.uri} holds Parquet files that docmill did not make; leave `generate` out to use "
+            "them, or choose an empty folder"
+        ])  # fmt: skip
+    put_bytes(marker_uri, UNFINISHED + marker)  # so that a run that dies here is begun anew, and not refused
     if isinstance(source.generate, DemoCorpus):
-        if exists(marker_uri):
-            made = read_bytes(marker_uri)
-            if made == marker:
-                return False
-            _remove(source.uri, made)
+        _remove(source.uri, made or b"")
         corpus = source.generate
         write_demo_days(
             source.uri,
@@ -46,7 +54,7 @@ def ensure_source(job: Job) -> bool:
 def _remove(source_uri: str, marker: bytes) -> None:
     """Take away the shards of other settings: those that would not be overwritten would be documents too."""
     try:
-        made = DemoCorpus.model_validate_json(marker)
+        made = DemoCorpus.model_validate_json(marker.removeprefix(UNFINISHED))
     except ValueError:  # of another kind, or of an older docmill
         return
     for uri in demo_shard_uris(

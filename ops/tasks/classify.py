@@ -87,4 +87,5 @@ def softmax(logprobs: tuple[float, ...]) -> list[float]:
     if highest == -math.inf:
         return [1 / len(logprobs)] * len(logprobs)
     weights = [math.exp(logprob - highest) for logprob in logprobs]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -35,7 +35,7 @@ def demo_job() -> Callable[..., Job]:
                     "generate": corpus,
                 },
                 "output": {"uri": f"{root}/answers"},
-                "chunking": {"max_tokens": 320},
+                "chunking": {"max_tokens": 128},
                 "tasks": {
                     "translations": {"kind": "translate"},
                     "classifications": {"kind": "classify", "labels": list(LABELS)},

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from docmill.data import storage
-from docmill.data.layout import answers_glob
+from docmill.data.layout import Layout, answers_glob
 from docmill.data.records import Usage
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
@@ -116,6 +116,25 @@ def test_a_shard_that_left_the_source_loses_its_answers(folder: Any) -> None:
     folder.run()
     assert [shard.name for shard in folder.files("summaries")] == ["a.parquet"]
     assert [shard.name for shard in folder.files("summaries", day="2026-11-19")] == ["b.parquet"]
+
+
+def test_files_of_others_in_the_output_stay(folder: Any) -> None:
+    folder.write("a", ["eins"])
+    job = folder.job()
+    day = job.partition("2026-11-20")
+    foreign = f"{Layout(job.output.uri, day).answers_folder('translations')}/mine.parquet"
+    with storage.open_filesystem(foreign)[0].open(foreign, "wb") as stream:
+        pl.DataFrame({"x": [1]}).write_parquet(stream)
+    run_partition(job, day, engine=FakeEngine())
+    assert storage.exists(foreign)
+
+
+def test_another_jobs_output_is_refused_before_anything_is_done(folder: Any) -> None:
+    folder.write("a", ["eins"])
+    folder.run()
+    other = folder.job().model_copy(update={"name": "other"})
+    with pytest.raises(JobError, match="holds the answers of job"):
+        run_partition(other, other.partition("2026-11-20"), engine=FakeEngine())
 
 
 def test_a_run_of_some_tasks_leaves_the_others_alone(folder: Any) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from docmill.data import storage
+from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.partitions import find_shards, list_partitions
-from docmill.ops.sources import ensure_source
+from docmill.ops.sources import MADE_WITH, UNFINISHED, ensure_source
 
 DAYS = ["2026-11-19", "2026-11-20"]
 
@@ -50,13 +52,34 @@ def test_other_settings_make_it_anew_and_leave_nothing_of_the_old(tmp_path: Path
     assert sum(pq.read_metadata(s.uri).num_rows for s in find_shards(job, job.partition("2026-11-20"))) == 5
 
 
-def test_files_that_docmill_did_not_make_are_left_alone(tmp_path: Path) -> None:
+def test_documents_that_docmill_did_not_make_are_not_mixed_with_made_ones(tmp_path: Path) -> None:
+    """The likely slip: the demo's YAML copied, `source.uri` changed, `generate` left in."""
     job = demo_job(tmp_path)
-    storage.put_bytes(f"{job.source.uri}/dt=2026-11-20/mine.parquet", b"mine")
+    mine = f"{job.source.uri}/dt=2026-11-20/mine.parquet"
+    storage.put_bytes(mine, b"mine")
+    with pytest.raises(JobError, match="leave `generate` out"):
+        ensure_source(job)
+    assert [shard.uri for shard in storage.list_shards(job.source.uri)] == [mine]
+
+
+def test_files_put_beside_made_ones_stay_when_those_are_made_anew(tmp_path: Path) -> None:
+    job = demo_job(tmp_path)
     ensure_source(job)
+    storage.put_bytes(f"{job.source.uri}/dt=2026-11-20/mine.parquet", b"mine")
     ensure_source(demo_job(tmp_path, shards_per_day=1))
     names = [shard.name for shard in find_shards(job, job.partition("2026-11-20"))]
     assert names == ["mine.parquet", "part-0000.parquet"]
+
+
+def test_a_source_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    job = demo_job(tmp_path)
+    ensure_source(job)
+    whole = [shard.num_bytes for shard in storage.list_shards(job.source.uri)]
+    marker = f"{job.source.uri}/{MADE_WITH}"
+    storage.put_bytes(marker, UNFINISHED + storage.read_bytes(marker))
+    storage.delete(storage.list_shards(job.source.uri)[-1].uri)
+    assert ensure_source(job) is True
+    assert [shard.num_bytes for shard in storage.list_shards(job.source.uri)] == whole
 
 
 def test_a_job_with_a_source_of_its_own_is_left_alone(tmp_path: Path) -> None:
