@@ -258,6 +258,7 @@ class _OwnProcess(_Driver):
             for task in list(running):
                 task.cancel()
             engine.shutdown()
+            await asyncio.sleep(0)  # it leaves the closing of its sockets to this loop, which ends now
 
     async def _answer(self, engine: Any, table: RequestTable, request: Request, part: Part) -> None:
         vllm_id, prompt, params = part
