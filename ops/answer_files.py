@@ -66,12 +66,17 @@ class AnswerFiles:
         self.failed_shards: list[FailedShard] = []
         self.files: dict[str, list[AnswerFile]] = {name: [] for name in tasks}
         self.num_documents = self.num_truncated = self.num_chunked = 0  # of finished shards
-        self.num_rows_opened = self.num_rows_done = 0  # of all, for progress
+        self.num_rows_opened = self._num_answers = 0  # of all, for progress
         self.shards_opened: list[str] = []
         self._layout, self._tasks, self._job = layout, tasks, job
         self._model, self._stages = model, stages
         self._shards: dict[str, _OpenShard] = {}
         self._num_open_rows = 0
+
+    @property
+    def num_rows_done(self) -> int:
+        """Rows answered, written or not; a row of which two of three tasks are answered counts two thirds."""
+        return self._num_answers // len(self._tasks)
 
     @property
     def has_room(self) -> bool:
@@ -114,6 +119,7 @@ class AnswerFiles:
         batch = place.batch
         assert batch.answers[task_name][place.offset] is None, "a row was answered twice"
         batch.answers[task_name][place.offset] = answer
+        self._num_answers += 1
         batch.num_missing -= 1
         if batch.num_missing == 0:
             self._write(batch.shard)
@@ -159,7 +165,6 @@ class AnswerFiles:
             while shard.batches and shard.batches[0].num_missing == 0:
                 batch = shard.batches.popleft()
                 self._num_open_rows -= batch.carried.num_rows
-                self.num_rows_done += batch.carried.num_rows
                 for name, writer in shard.writers.items():
                     answers = [answer for answer in batch.answers[name] if answer is not None]
                     writer.write(self._rows(batch.carried, answers, self._tasks[name], writer.schema))
