@@ -38,7 +38,7 @@ lint: $(READY)  ## ruff, mypy and the import contracts
 	@.venv/bin/ruff check --quiet --output-format concise .
 	@.venv/bin/ruff format --check --quiet --output-format concise . || { echo 'to format: .venv/bin/ruff format FILE'; exit 1; }
 	@MYPYPATH=build/typing .venv/bin/mypy --no-error-summary
-	@.venv/bin/lint-imports --no-timings > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
+	@.venv/bin/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
 
 # uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
 UV_COMPILE := build/uv/bin/uv pip compile pyproject.toml --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
