@@ -1,9 +1,11 @@
 """Score any number of labels, of any number of tokens, with questions that each ask for the next token only.
 
 vLLM gives exact log-probabilities of named next tokens without generating (`logprob_token_ids`) and without losing
-the cached prefix. The labels form a trie; every inner node is one such question: "after the prompt and this beginning
-of a label, how likely is each token that may come next?" Single-token labels are one question in all. The
-log-probability of a label is the sum along its path.
+the cached prefix. The labels form a trie; every node where labels part is one such question: "after the prompt and
+this beginning of a label, how likely is each token that may come next?" Single-token labels are one question in all.
+The score of a label is the sum over the questions on its path: the log-probability of the tokens that tell it from
+the other labels. Tokens that no other label shares the way to are not asked: once the model has begun a label that
+can only be this one, spelling it out says nothing more, and would count against long labels.
 
 Where one label is the beginning of another ("account", "account access"), the shorter one would always win; then
 every label is scored with the end-of-turn token behind it.
@@ -42,15 +44,21 @@ class LabelTrie:
         for label in self.labels:
             for length, token_id in enumerate(label):
                 children.setdefault(label[:length], {})[token_id] = None
+        self._asked = {prefix for prefix, ids in children.items() if len(ids) > 1}
         self.questions = [
             Question(prefix, tuple(ids)[start : start + max_ids_per_question])
             for prefix, ids in children.items()
+            if prefix in self._asked
             for start in range(0, len(ids), max_ids_per_question)
         ]
 
     def scores(self, logprobs: Mapping[TokenIds, Mapping[int, float]]) -> tuple[float, ...]:
-        """Log-probability of each label, in order. `logprobs[prefix][token]` are the questions' answers."""
+        """Score of each label, in order. `logprobs[prefix][token]` are the questions' answers."""
         return tuple(
-            sum(logprobs[label[:length]][token_id] for length, token_id in enumerate(label))
+            sum(
+                logprobs[label[:length]][token_id]
+                for length, token_id in enumerate(label)
+                if label[:length] in self._asked
+            )
             for label in self.labels
         )

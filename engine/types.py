@@ -65,7 +65,7 @@ class Completion:
     finish_reason: str | None = None  # "stop" or "length"
     usage: Usage = NO_USAGE
     label_logprobs: tuple[float, ...] | None = (
-        None  # natural log of P(label | prompt), in the request's order
+        None  # log of P(what tells the label from the others), see `labels`
     )
     error: RequestError | None = None
 

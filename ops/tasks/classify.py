@@ -21,8 +21,9 @@ LABEL_SCORES = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("sco
 class Classify(Task):
     """Columns `label`, `score` (its probability among the labels) and `label_scores` (all, in the job's order).
 
-    No text is generated or parsed: every label is scored as the continuation of the prompt. Scores are the softmax of
-    the labels' log-probabilities; over several chunks they are averaged, each chunk weighted by its tokens.
+    No text is generated or parsed: every label is scored as the continuation of the prompt (`engine.labels` says how).
+    Scores are the softmax of the labels' log-probabilities; over several chunks they are averaged, each chunk weighted
+    by its tokens.
     """
 
     columns: ClassVar[list[pa.Field]] = [

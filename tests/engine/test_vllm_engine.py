@@ -109,7 +109,7 @@ def test_label_scores_are_the_models_own_probabilities(vllm_engine: VllmEngine, 
     assert greedy.token_ids == (best,)
 
 
-def test_labels_of_several_tokens_score_as_the_product_of_their_tokens(
+def test_labels_of_several_tokens_score_as_the_product_of_what_tells_them_apart(
     vllm_engine: VllmEngine, prompt: list[int]
 ) -> None:
     labels = ((10, 11), (10, 12, 13), (20,))
@@ -121,10 +121,8 @@ def test_labels_of_several_tokens_score_as_the_product_of_their_tokens(
         assert scored is not None
         return scored[0]
 
-    expected = [
-        sum(next_logprob(label[:length], token_id) for length, token_id in enumerate(label))
-        for label in labels
-    ]
+    begun = next_logprob((), 10)
+    expected = [begun + next_logprob((10,), 11), begun + next_logprob((10,), 12), next_logprob((), 20)]
     assert whole.label_logprobs == pytest.approx(expected, abs=1e-4)
 
 
