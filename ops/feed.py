@@ -97,9 +97,8 @@ def read_documents(
                         stages=stages,
                     )
         except (ShardError, StorageError) as error:
-            if (
-                error.retryable
-            ):  # the store is down, which is not this shard's fault: the run ends, to be run again
+            # A store that is down is not this shard's fault: the run ends, to be run again.
+            if error.retryable:
                 raise
             seen.next_shard(forget=True)
             yield ShardFailed(shard, error)
