@@ -14,7 +14,7 @@ from pathlib import Path
 from servers.process import ServerProcess
 from servers.s3_server import S3Server, free_port
 
-COMMANDS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin", "setpriv")
+COMMANDS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 OSD_UUID = "22222222-2222-3333-4444-555555555555"
 FSID = "11111111-2222-3333-4444-555555555555"
 

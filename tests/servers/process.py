@@ -1,11 +1,24 @@
 """A server process of the tests: started with its log in a file, ended by its own pid, never outliving pytest."""
 
+import ctypes
 import http.client
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
+
+
+def _die_with_the_starter() -> None:
+    """In the child, before it becomes the program: the kernel kills it when the thread that started it ends.
+
+    Here and not by `setpriv --pdeathsig`: Popen returns when the program runs, so by then this is in force; a starter
+    killed right after Popen used to outrun setpriv.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ServerProcess:
@@ -15,13 +28,13 @@ class ServerProcess:
         self.log = log
         self._name = command[0].rsplit("/", 1)[-1]
         with log.open("ab") as output:
-            # setpriv: the kernel kills it when the thread that started it ends, however pytest itself ends.
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(env or {})},
+                preexec_fn=_die_with_the_starter,
             )
 
     @property
