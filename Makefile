@@ -42,7 +42,7 @@ lint: $(READY)  ## ruff, mypy and the import contracts
 
 # uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
 UV_COMPILE := build/uv/bin/uv pip compile pyproject.toml --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
-  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --override requirements/overrides.txt --extra dev $(LOCK_ARGS)
+  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --override requirements/overrides.txt --extra dev --extra ray $(LOCK_ARGS)
 
 lock:  ## resolve requirements/*.txt anew (LOCK_ARGS=--upgrade for the newest versions)
 	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip -qq --disable-pip-version-check install uv; }
