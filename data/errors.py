@@ -1,6 +1,7 @@
 """Errors of the data layer.
 
 DataError
+├── StorageSettingError     an environment variable about storage holds nothing usable
 ├── StorageError            the store did not do what was asked
 │   ├── StorageUnreachable  no answer: worth trying again later (retryable)
 │   ├── StorageDenied       the store knows us not, or forbids it
@@ -20,18 +21,27 @@ class DataError(Exception):
     retryable = False
 
 
+class StorageSettingError(DataError):
+    """A variable of the environment that steers storage holds something else than it may."""
+
+
 class StorageError(DataError):
-    """A store failed. Carries the `uri` that was asked for."""
+    """A store failed. Carries the `uri` that was asked for, and the `message` without it."""
 
     def __init__(self, uri: str, message: str):
         super().__init__(f"{uri}: {message}")
         self.uri = uri
+        self.message = message
 
 
 class StorageUnreachable(StorageError):
-    """The store gave no answer (name, port, network, or it is overloaded)."""
+    """The store gave no answer (name, port, network, or it is overloaded). `reason` is the cause in a word."""
 
     retryable = True
+
+    def __init__(self, uri: str, message: str, *, reason: str = "no answer"):
+        super().__init__(uri, message)
+        self.reason = reason
 
 
 class StorageDenied(StorageError):

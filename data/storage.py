@@ -5,67 +5,61 @@ package is installed (`gcsfs`, `adlfs`, ...). Credentials and endpoints come fro
 tools read them (for S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...).
 
 Every write is atomic: a reader sees the old file or the new one, whole. Object stores give that with one PUT; for
-local files it is a hidden neighbour and a rename.
+local files it is a hidden neighbour and a rename. Every call is tried again while the store does not answer or is
+overloaded, for `DOCMILL_STORAGE_RETRY_SECONDS` seconds, and then raises `StorageUnreachable`.
+
+Behind it: filesystems.py (drivers, timeouts), storage_errors.py, retries.py, conditional_writes.py, uploads.py,
+inputs.py (reading), listings.py, deletions.py.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from functools import partial
+from typing import BinaryIO, cast
 
 import fsspec
-from fsspec.core import url_to_fs
 
-from docmill.data.errors import (
-    DataError,
-    StorageDenied,
-    StorageError,
-    StorageNotFound,
-    StorageUnreachable,
-    StorageUnsupported,
-)
+from docmill.data.conditional_writes import conditional_writes
+from docmill.data.deletions import delete_files, delete_folder
+from docmill.data.errors import StorageNotFound
+from docmill.data.filesystems import is_local, is_memory, is_s3, open_filesystem
+from docmill.data.inputs import RetriedInput
 from docmill.data.layout import join
+from docmill.data.listings import FoundFile, list_files, modified_seconds
 from docmill.data.records import Shard
+from docmill.data.retries import with_retries
+from docmill.data.storage_errors import store_errors
+from docmill.data.uploads import put_object, upload_file
 
-# Give up after seconds, not minutes, on a store that does not answer: a job that is run again beats one that hangs.
-S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}
+__all__ = [
+    "FoundFile",
+    "check_reachable",
+    "check_writable",
+    "create_bytes",
+    "delete",
+    "delete_files",
+    "delete_folder",
+    "exists",
+    "list_files",
+    "list_folders",
+    "list_shards",
+    "modified",
+    "open_filesystem",
+    "open_input",
+    "put_bytes",
+    "put_file",
+    "read_bytes",
+    "read_versioned",
+    "replace_bytes",
+    "store_errors",
+]
+
 READ_BLOCK_BYTES = 4 << 20
-
-DENIED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken",
-                "InvalidToken", "401", "Unauthorized"}  # fmt: skip
-OVERLOADED_CODES = {
-    "SlowDown",
-    "ServiceUnavailable",
-    "InternalError",
-    "RequestTimeout",
-    "Throttling",
-    "500",
-    "503",
-}
-UNREACHABLE_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
-                      "ServerDisconnectedError", "ClientOSError", "ClientConnectorError", "gaierror"}  # fmt: skip
-NOT_FOUND_CODES = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
-
-
-def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem that serves `uri`, and the path inside it. Raises `StorageUnsupported` for an unknown protocol."""
-    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
-    options: dict[str, Any] = {}
-    if protocol in ("s3", "s3a"):
-        options = {"config_kwargs": S3_CLIENT}
-    elif protocol in ("file", "local"):
-        options = {"auto_mkdir": True}
-    try:
-        filesystem, path = url_to_fs(uri, use_listings_cache=False, **options)
-    except (ValueError, ImportError) as error:
-        raise StorageUnsupported(
-            uri, f"no storage driver for {protocol!r} ({error}). docmill brings file, memory and s3; install the "
-            "fsspec package of any other store (gcsfs for gs://, adlfs for az://)"
-        ) from error  # fmt: skip
-    return filesystem, path
 
 
 def list_shards(folder_uri: str) -> list[Shard]:
@@ -73,110 +67,148 @@ def list_shards(folder_uri: str) -> list[Shard]:
 
     An absent folder is an empty list: for a store without folders the two are the same. An absent bucket raises.
     """
-    filesystem, root = open_filesystem(folder_uri)
-    with store_errors(folder_uri):
-        try:
-            found = filesystem.find(root, detail=True)
-        except FileNotFoundError:
-            # s3fs says this of an absent bucket and of an absent prefix alike; only the first is the user's mistake.
-            _require_bucket(filesystem, root, folder_uri)
-            found = {}
-        if not found:
-            _require_bucket(filesystem, root, folder_uri)
-    shards = []
-    for path, info in found.items():
-        name = path[len(root) :].strip("/") if path.startswith(root) else path
-        hidden = any(part.startswith((".", "_")) for part in name.split("/"))
-        if name.endswith(".parquet") and not hidden:
-            version = (
-                info.get("ETag")
-                or info.get("etag")
-                or f"{info['size']}-{info.get('mtime', info.get('created'))}"
-            )
-            shards.append(Shard(name, join(folder_uri, name), int(info["size"]), str(version).strip('"')))
-    return sorted(shards, key=lambda shard: shard.name)
+    return [
+        Shard(file.name, file.uri, file.num_bytes, file.version)
+        for file in list_files(folder_uri)
+        if file.name.endswith(".parquet")
+        and not any(part.startswith((".", "_")) for part in file.name.split("/"))
+    ]
 
 
 def list_folders(folder_uri: str) -> list[str]:
     """Names of the folders directly below a folder, sorted; empty where it does not exist."""
     filesystem, root = open_filesystem(folder_uri)
-    with store_errors(folder_uri):
+
+    def ask() -> list[str]:
         try:
             entries = filesystem.ls(root, detail=True)
         except FileNotFoundError:
             return []
-    return sorted(
-        entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"
-    )
+        return [entry["name"] for entry in entries if entry["type"] == "directory"]
+
+    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in with_retries(folder_uri, ask))
 
 
 @contextmanager
 def open_input(uri: str) -> Iterator[BinaryIO]:
-    """Open one file for reading at random positions; only the blocks that are read travel."""
+    """Open one file for reading at random positions; only the blocks that are read travel, each retried by itself."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri), filesystem.open(path, "rb", block_size=READ_BLOCK_BYTES) as stream:
-        yield stream
+    if is_memory(filesystem):  # its own streams are one object for all readers
+        with io.BytesIO(read_bytes(uri)) as copy:
+            yield copy
+        return
+    stream = with_retries(uri, lambda: filesystem.open(path, "rb", block_size=READ_BLOCK_BYTES))
+    with store_errors(uri), RetriedInput(uri, stream) as retried:
+        yield cast(BinaryIO, retried)
 
 
 def read_bytes(uri: str) -> bytes:
     """A whole small file. Raises `StorageNotFound` where there is none."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri):
-        content: bytes = filesystem.cat_file(path)
-        return content
+    content: bytes = with_retries(uri, lambda: filesystem.cat_file(path))
+    return content
+
+
+def read_versioned(uri: str) -> tuple[bytes, str]:
+    """A whole small file and its version, for `replace_bytes`. Raises `StorageNotFound` where there is none."""
+    filesystem, path = open_filesystem(uri)
+    return with_retries(uri, partial(conditional_writes(filesystem).read, path))
 
 
 def exists(uri: str) -> bool:
     """Whether a file lies there. Raises where the store cannot be asked."""
     try:
-        filesystem, path = open_filesystem(uri)
-        with store_errors(uri):
-            filesystem.info(path)
+        _info(uri)
         return True
     except StorageNotFound:
         return False
 
 
+def modified(uri: str) -> float:
+    """When the file was last written, in seconds since 1970 on the STORE's clock; many stores tell whole seconds.
+
+    Raises `StorageNotFound` where there is none.
+    """
+    info = _info(uri)
+    with store_errors(uri):
+        return modified_seconds(info)
+
+
 def put_bytes(uri: str, content: bytes) -> None:
     """Write one small file, atomically, over whatever lay there."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri):
-        if _is_local(filesystem):
+    if is_s3(filesystem):
+        put_object(filesystem, uri, path, content)
+        return
+
+    def put() -> None:
+        if is_local(filesystem):
             with _hidden_neighbour(path) as hidden:
                 filesystem.pipe_file(hidden, content)
         else:
             filesystem.pipe_file(path, content)
 
+    with_retries(uri, put)
+
 
 def put_file(uri: str, local_path: str) -> None:
     """Upload one local file, atomically, over whatever lay there. The local file may be moved away."""
     filesystem, path = open_filesystem(uri)
-    with store_errors(uri):
-        if _is_local(filesystem):
+    if is_s3(filesystem):
+        with store_errors(uri):
+            upload_file(filesystem, uri, path, local_path)
+        return
+
+    def put() -> None:
+        if is_local(filesystem):
             with _hidden_neighbour(path) as hidden:
                 filesystem.mv(local_path, hidden)  # across file systems this copies, which is not atomic
         else:
             filesystem.put_file(local_path, path)
 
+    with_retries(uri, put)
+
+
+def create_bytes(uri: str, content: bytes) -> bool:
+    """Write one small file only if nothing lies there, atomically; False where something does.
+
+    `content` must be the caller's alone (an owner's name, a random id): what lies there with equal content counts as
+    written by this call, because an answer may be lost after the store has done the work. On S3 `If-None-Match: *`.
+    """
+    filesystem, path = open_filesystem(uri)
+    return with_retries(uri, partial(conditional_writes(filesystem).create, path, content))
+
+
+def replace_bytes(uri: str, content: bytes, *, version: str | None) -> bool:
+    """Write one small file only if it still has the `version` that `read_versioned` gave; None: only if absent.
+
+    False where another content lies there, or none. `content` must be the caller's alone, as for `create_bytes`; and
+    where an answer was lost and another writer has already replaced what this call wrote, it is False too: a caller
+    for whom that matters finds its mark in the content that lies there now. Such files are written only by these two
+    functions, never by `put_bytes`. On S3 `If-Match`.
+    """
+    if version is None:
+        return create_bytes(uri, content)
+    filesystem, path = open_filesystem(uri)
+    return with_retries(uri, partial(conditional_writes(filesystem).replace, path, content, version))
+
 
 def delete(uri: str) -> None:
     """Remove one file; none there is fine."""
-    filesystem, path = open_filesystem(uri)
-    with store_errors(uri):
-        try:
-            filesystem.rm_file(path)
-        except FileNotFoundError:
-            return
+    delete_files([uri])
 
 
 def check_reachable(uri: str) -> None:
     """Ask the store for the folder `uri`, so that a wrong key or a dead endpoint shows before any work is done."""
     filesystem, root = open_filesystem(uri)
-    with store_errors(uri):
+
+    def ask() -> None:
         try:
             filesystem.ls(root, detail=False)
         except FileNotFoundError:
             _require_bucket(filesystem, root, uri)
+
+    with_retries(uri, ask)
 
 
 def check_writable(folder_uri: str) -> None:
@@ -186,78 +218,19 @@ def check_writable(folder_uri: str) -> None:
     delete(probe)
 
 
-@contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn what a store's driver raises into a `StorageError` that names the URI, the cause and the remedy."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        translated = _translate(uri, error)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _translate(uri: str, error: Exception) -> StorageError | None:
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    codes = {
-        str(getattr(link, "response", {}).get("Error", {}).get("Code")) for link in chain if _is_boto(link)
-    }
-    names = {type(link).__name__ for link in chain}
-    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
-    is_s3 = protocol in ("s3", "s3a")
-    store = os.environ.get("AWS_ENDPOINT_URL", "the default endpoint") if is_s3 else f"{protocol} storage"
-    if codes & DENIED_CODES or isinstance(error, PermissionError):
-        code = ", ".join(sorted(codes - {"None"})) or type(error).__name__
-        remedy = (
-            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that this key may use the bucket"
-            if is_s3
-            else "Check who may read and write there"
-        )
-        return StorageDenied(uri, f"access denied by {store} ({code}). {remedy}")
-    if names & {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
-        return StorageDenied(
-            uri, "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
-        )
-    if codes & NOT_FOUND_CODES or isinstance(error, FileNotFoundError):
-        bucket = uri.split("://", 1)[-1].split("/", 1)[0]
-        what = f"bucket {bucket!r} " if "NoSuchBucket" in codes else ""
-        return StorageNotFound(uri, f"{what}does not exist in {store}")
-    no_answer = any(isinstance(link, (ConnectionError, TimeoutError)) for link in chain)
-    if no_answer or codes & OVERLOADED_CODES or names & UNREACHABLE_ERRORS:
-        why = ", ".join(sorted(codes - {"None"})) or type(error).__name__
-        return StorageUnreachable(
-            uri, f"no answer from {store} ({why}). Check AWS_ENDPOINT_URL, the network, and that the store runs"
-        )  # fmt: skip
-    if isinstance(error, OSError) or any(map(_is_boto, chain)):
-        return StorageError(uri, f"{type(error).__name__}: {error}")
-    return None
-
-
-def _is_boto(error: BaseException) -> bool:
-    return type(error).__module__.startswith("botocore")
+def _info(uri: str) -> dict[str, object]:
+    filesystem, path = open_filesystem(uri)
+    info: dict[str, object] = with_retries(uri, lambda: filesystem.info(path))
+    return info
 
 
 def _require_bucket(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> None:
-    if "s3" in _protocols(filesystem):
+    if is_s3(filesystem):
         bucket = root.split("/", 1)[0]
         try:
             filesystem.call_s3("head_bucket", Bucket=bucket)
         except FileNotFoundError as error:
             raise StorageNotFound(uri, f"bucket {bucket!r} does not exist") from error
-
-
-def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    return "file" in _protocols(filesystem)
 
 
 @contextmanager

@@ -1,0 +1,115 @@
+"""Conditional writes: one winner, and no update lost, in every kind of store, also when answers get lost.
+
+The races on Ceph's gateway are those that count; the other stores must behave the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from servers.ceph_server import CephServer
+from servers.s3_server import S3Server
+
+from docmill.data import storage
+from docmill.data.errors import StorageNotFound
+from docmill.data.layout import join
+
+STORES = ["local", "memory", "moto", pytest.param("ceph", marks=pytest.mark.s3)]
+
+
+@pytest.fixture(params=STORES)
+def folder_uri(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """An empty folder in each kind of store."""
+    name = f"test_storage_conditional/{request.node.name}"
+    match request.param:
+        case "local":
+            yield str(tmp_path)
+            assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")], "nothing hidden"
+            return
+        case "memory":
+            yield f"memory://{name}"
+            storage.delete_folder(f"memory://{name}")
+            return
+        case "moto":
+            server: S3Server = request.getfixturevalue("moto_server")
+        case "ceph":
+            ceph: CephServer = request.getfixturevalue("ceph_server")
+            server = ceph.s3
+    for variable, value in server.env().items():
+        monkeypatch.setenv(variable, value)
+    yield server.uri(name)
+
+
+def at_once(num_threads: int, act: Callable[[int], bool]) -> list[bool]:
+    """What `act(0)`, `act(1)`, ... return, all started at the same moment."""
+    barrier = threading.Barrier(num_threads)
+
+    def one(number: int) -> bool:
+        barrier.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return list(threads.map(one, range(num_threads)))
+
+
+def add_own_marks(uri: str, owner: str, count: int) -> None:
+    """Put `count` marks of one's own into a JSON list that others write, too, by compare and swap."""
+    for number in range(count):
+        mark = f"{owner}-{number}"
+        while True:
+            content, version = storage.read_versioned(uri)
+            marks = json.loads(content)
+            if mark in marks:
+                break
+            if storage.replace_bytes(uri, json.dumps([*marks, mark]).encode(), version=version):
+                break
+
+
+def test_of_eight_that_create_at_once_one_wins(folder_uri: str) -> None:
+    for round_ in range(5):
+        uri = join(folder_uri, "claims", f"{round_}.json")
+        won = at_once(8, lambda number, uri=uri: storage.create_bytes(uri, f"owner {number}".encode()))  # type: ignore[misc]
+        assert sum(won) == 1
+        assert storage.read_bytes(uri) == f"owner {won.index(True)}".encode()
+
+
+def test_what_lies_there_is_not_created_again(folder_uri: str) -> None:
+    uri = join(folder_uri, "deep/er", "a.json")
+    assert storage.create_bytes(uri, b"mine")
+    assert not storage.create_bytes(uri, b"theirs")
+    assert storage.create_bytes(uri, b"mine"), "equal content is one's own: the answer may have been lost"
+    assert storage.read_bytes(uri) == b"mine"
+    storage.delete(uri)
+    assert storage.create_bytes(uri, b"theirs")
+
+
+def test_a_file_is_replaced_only_at_the_version_that_was_read(folder_uri: str) -> None:
+    uri = join(folder_uri, "lease.json")
+    with pytest.raises(StorageNotFound):
+        storage.read_versioned(uri)
+    assert storage.replace_bytes(uri, b"one", version=None)
+    assert not storage.replace_bytes(uri, b"other", version=None)
+    content, first = storage.read_versioned(uri)
+    assert content == b"one"
+    assert storage.replace_bytes(uri, b"two", version=first)
+    assert not storage.replace_bytes(uri, b"three", version=first)
+    assert storage.read_versioned(uri)[0] == b"two"
+    assert storage.read_versioned(uri)[1] != first
+    storage.delete(uri)
+    assert not storage.replace_bytes(uri, b"four", version=first), "a file that is gone has no version"
+    assert not storage.exists(uri)
+
+
+def test_no_update_is_lost_among_eight_threads(folder_uri: str) -> None:
+    uri = join(folder_uri, "marks.json")
+    assert storage.create_bytes(uri, b"[]")
+    at_once(8, lambda number: add_own_marks(uri, str(number), 20) is None)
+    marks = json.loads(storage.read_bytes(uri))
+    assert sorted(marks) == sorted(f"{owner}-{number}" for owner in range(8) for number in range(20))
