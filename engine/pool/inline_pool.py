@@ -13,9 +13,6 @@ from docmill.engine.pool.types import POLL_SECONDS, PoolResult, Work, WorkerCont
 class InlinePool:
     """Calls the work function. What it raises is raised here; `on_poll` comes from the work's own `poll()`."""
 
-    def __init__(self, *, num_gpus: float = 0) -> None:
-        self._num_gpus = num_gpus
-
     def run(
         self,
         work: Work,
@@ -26,5 +23,5 @@ class InlinePool:
     ) -> PoolResult:
         """See `Pool.run`."""
         name = f"{socket.gethostname()}-{os.getpid()}-0"
-        worker = WorkerContext(name, self._num_gpus, stop, on_poll, poll_seconds)
+        worker = WorkerContext(name, 0, stop, on_poll, poll_seconds)
         return PoolResult((WorkerResult(name, work(worker)),))

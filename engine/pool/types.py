@@ -24,7 +24,7 @@ class WorkerContext:
     """What a work function knows of its place in the pool. Given to it as its only argument."""
 
     name: str  # unique among all workers of a run, those started again included: host-pid-number
-    num_gpus: float  # that are this worker's own; 0 on a CPU
+    num_gpus: float  # kept for this worker by the pool; an inline pool keeps none
     stop: threading.Event
     on_poll: Callable[[], None] | None = None  # None: the pool calls it elsewhere
     poll_seconds: float = POLL_SECONDS
