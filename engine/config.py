@@ -45,8 +45,14 @@ class EngineConfig(BaseModel):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     kv_cache_gib: PositiveInt = 1  # memory for the KV cache on a CPU
     tensor_parallel_size: PositiveInt = 1
-    in_process: bool | None = (
-        None  # None: on a CPU yes (loads in 4 s, not 30), on a GPU no (survives a crash)
+    memory_gib: Annotated[float, Field(gt=0)] | None = (
+        None  # host memory of the engine's process; set it where too large a batch must not take the machine down
+    )
+    # An engine without a step for so long, while it has requests, is killed and restarted. Longer than the longest
+    # step: raise it where vLLM compiles between steps.
+    hang_seconds: Annotated[float, Field(ge=2)] = 300
+    max_restarts: Annotated[int, Field(ge=0)] = (
+        5  # in a row without one answer in between; then the run fails
     )
     seed: int = 0
     extra: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs as it stands

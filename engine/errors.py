@@ -10,6 +10,10 @@ What is wrong with one request never raises: it comes back as that request's `Co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from docmill.engine.types import DeathKind
+
 
 class EngineError(Exception):
     """Base of what the engine can raise. `retryable` says whether a new engine may succeed."""
@@ -22,7 +26,11 @@ class ModelError(EngineError):
 
     def __init__(self, source: str, message: str):
         super().__init__(f"model {source!r}: {message}")
-        self.source = source
+        self.source, self._message = source, message
+
+    def __reduce__(self) -> tuple[Callable[..., ModelError], tuple[str, str]]:
+        """Errors cross processes; pickle would call the class with the finished message alone."""
+        return ModelError, (self.source, self._message)
 
 
 class EngineConfigError(EngineError):
@@ -30,10 +38,18 @@ class EngineConfigError(EngineError):
 
 
 class EngineDied(EngineError):
-    """The engine failed as a whole. Carries `num_in_flight`, how many requests it took with it."""
+    """The engine failed as a whole. Carries `num_in_flight`, how many requests it took with it, and `kind`.
+
+    `kind` is `died` (crashed or was killed), `hung` (no step for `engine.hang_seconds`) or `out_of_memory`.
+    """
 
     retryable = True
 
-    def __init__(self, message: str, num_in_flight: int):
-        super().__init__(f"the engine died with {num_in_flight} requests in flight: {message}")
-        self.num_in_flight = num_in_flight
+    def __init__(self, message: str, num_in_flight: int, kind: DeathKind = "died"):
+        how = {"died": "died", "hung": "hung", "out_of_memory": "ran out of memory"}[kind]
+        super().__init__(f"the engine {how} with {num_in_flight} requests in flight: {message}")
+        self.message, self.num_in_flight, self.kind = message, num_in_flight, kind
+
+    def __reduce__(self) -> tuple[Callable[..., EngineDied], tuple[str, int, DeathKind]]:
+        """As above."""
+        return EngineDied, (self.message, self.num_in_flight, self.kind)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import xxhash
 
 from docmill.data.records import Usage
-from docmill.engine.types import Completion, EngineInfo, Request, RequestError
+from docmill.engine.types import Completion, EngineInfo, Incident, Request, RequestError
 
 NUM_OUTPUT_TOKENS = 8
 
@@ -37,6 +37,8 @@ class FakeEngine:
             max_num_seqs=64, load_seconds=0.0,
         )  # fmt: skip
         self.busy_seconds = 0.0
+        self.incidents: list[Incident] = []  # nothing happens to it
+        self.num_steps = self.num_tokens = 0
         self._fail = fail
         self._random = random.Random(seed)
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
@@ -50,7 +52,10 @@ class FakeEngine:
     def submit(self, request: Request) -> None:
         """Answer the request; its completion waits to be taken."""
         self._num_submitted += 1
-        self._done.put(self._answer(request))
+        completion = self._answer(request)
+        self.num_steps += 1
+        self.num_tokens += completion.usage.num_prompt_tokens + completion.usage.num_output_tokens
+        self._done.put(completion)
 
     def completions(self, timeout_seconds: float) -> list[Completion]:
         """All that is answered, shuffled."""

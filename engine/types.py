@@ -6,9 +6,10 @@ A caller submits `Request`s at any time and takes `Completion`s as they finish, 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import Literal, Protocol
 
 import xxhash
 
@@ -32,7 +33,7 @@ class Sampling:
 class Request:
     """One prompt. With `labels`, nothing is generated: each label (its token ids) is scored as the continuation."""
 
-    id: str
+    id: str  # unique among the requests in flight
     prompt_token_ids: Sequence[int]
     sampling: Sampling
     labels: tuple[tuple[int, ...], ...] | None = None
@@ -49,7 +50,7 @@ class Request:
 class RequestError:
     """Why a request has no answer. `reason` is a fixed word that reports count by."""
 
-    reason: str  # prompt_too_long, rejected, engine_error
+    reason: str  # prompt_too_long, rejected, engine_error, killed_engine
     message: str
 
     def __str__(self) -> str:
@@ -68,6 +69,22 @@ class Completion:
         None  # log of P(what tells the label from the others), see `labels`
     )
     error: RequestError | None = None
+    attempts: int = 1  # more than one where an engine died with this request in flight
+
+
+DeathKind = Literal["died", "hung", "out_of_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One death of an engine, for the report: what happened and what was done about it. No text of a document."""
+
+    kind: DeathKind
+    at: datetime  # UTC
+    num_in_flight: int
+    message: str
+    action: str
+    limits: Mapping[str, int] = field(default_factory=dict)  # the batch limits it goes on with, where lowered
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,7 @@ class EngineInfo:
     max_num_seqs: int
     load_seconds: float
     versions: dict[str, str] = field(default_factory=dict)
+    max_num_batched_tokens: int | None = None  # tokens computed in one step
 
 
 class Engine(Protocol):
@@ -102,6 +120,11 @@ class Engine(Protocol):
         """Seconds in which the engine had something to compute."""
         ...
 
+    @property
+    def incidents(self) -> Sequence[Incident]:
+        """What the engine has survived, oldest first."""
+        ...
+
     def submit(self, request: Request) -> None:
         """Hand over one request; returns at once. Raises `EngineDied` only if the engine is gone."""
         ...
@@ -112,4 +135,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop and give back all memory, processes and threads. Safe to call twice."""
+        ...
+
+
+class HostedEngine(Engine, Protocol):
+    """An engine that can run in a process of its own, where its progress is watched from outside."""
+
+    @property
+    def num_steps(self) -> int:
+        """Grows while the engine computes; with requests in flight, an engine whose steps stand still is hung."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens computed, those of unfinished requests included as of a second ago."""
         ...

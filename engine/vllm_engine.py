@@ -1,24 +1,19 @@
-"""The real engine: vLLM, fed continuously with token ids.
+"""The real engine: vLLM inside this process, fed continuously with token ids.
 
-`VllmEngine` is the door (queues on both sides). Behind it one thread builds the engine, owns it and drives it, since
-nothing in vLLM is thread-safe. Two drivers, equal in what they answer:
-
-- `_InProcess`: vLLM's synchronous engine inside this process. Loads in seconds; right for a CPU.
-- `_OwnProcess`: `AsyncLLM`, with the engine core in a process of its own. Right for a GPU: the core's death is noticed
-  at once (the synchronous engine would wait for ever) and is not ours.
+`VllmEngine` is the door (queues on both sides). Behind it one thread builds vLLM's synchronous engine, owns it and
+steps it, since nothing in vLLM is thread-safe. Runs use it through `engine_process`, in a process of its own: after
+an exception in a forward pass nothing here can be saved, and a crash takes the whole process.
 
 Requests are admitted whenever they come, never in batches: a barrier of 64 requests costs 2.2-2.6x in throughput.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import queue
 import threading
 import time
-from abc import ABC, abstractmethod
 from importlib import metadata
 from typing import Any
 
@@ -26,13 +21,15 @@ from docmill.engine import vllm_settings
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
 from docmill.engine.model_files import fingerprint, resolve_model
+from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
-from docmill.engine.types import Completion, EngineInfo, Request, RequestError
-from docmill.engine.vllm_requests import Part, PromptTooLong, RequestTable
+from docmill.engine.types import Completion, DeathKind, EngineInfo, Incident, Request, RequestError
+from docmill.engine.vllm_requests import PromptTooLong, RequestTable
 
 _STOP = object()
 DEATH_POLL_SECONDS = 0.5
 STOP_SECONDS = 60
+COUNT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -40,35 +37,36 @@ log = logging.getLogger(__name__)
 class VllmEngine:
     """vLLM with one model. Construction loads the model and returns when it answers.
 
-    Raises `ModelError` (no such model, not one vLLM can run) or `EngineConfigError` (settings, installation).
+    Raises `ModelError` (no such model, not one vLLM can run), `EngineConfigError` (settings, installation), or
+    `EngineDied` where memory ran out while loading.
     """
 
     def __init__(self, model: ModelConfig, config: EngineConfig, *, end_token_id: int):
         device = vllm_settings.detect_device(config)
-        in_process = vllm_settings.runs_in_process(config, device)
         source = resolve_model(model)
-        vllm_settings.prepare_environment(device=device, in_process=in_process, offline=os.path.isdir(source))
+        vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source))
         args = vllm_settings.engine_args(config, model, source=source, device=device)
         model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
-        driver = _InProcess if in_process else _OwnProcess
-        self._driver: _Driver = driver(args, end_token_id)
+        self._owner = _Owner(args, end_token_id)
         try:
-            self._driver.start(model.source)
+            self._owner.start(model.source)
             device_name = _device_name(device)
         except BaseException:  # Ctrl-C while the model loads must not leave it loading
-            self._driver.stop()
+            self._owner.stop()
             raise
         self.info = EngineInfo(
             name="vllm",
             model=model.source,
             model_fingerprint=model_fingerprint,
             device=device_name,
-            max_model_len=self._driver.max_model_len,
-            max_num_seqs=self._driver.max_num_seqs,
+            max_model_len=self._owner.max_model_len,
+            max_num_seqs=self._owner.max_num_seqs,
+            max_num_batched_tokens=self._owner.max_num_batched_tokens,
             load_seconds=time.monotonic() - started,
             versions=_versions(),
         )
+        self.incidents: list[Incident] = []  # it survives none; see `supervised_engine`
         self._num_submitted = self._num_taken = 0
 
     @property
@@ -79,13 +77,23 @@ class VllmEngine:
     @property
     def busy_seconds(self) -> float:
         """Seconds in which vLLM had at least one request."""
-        return self._driver.busy_seconds
+        return self._owner.busy_seconds
+
+    @property
+    def num_steps(self) -> int:
+        """Forward passes and other steps of vLLM that have ended."""
+        return self._owner.num_steps
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens computed, those of unfinished requests included as of a second ago."""
+        return self._owner.num_tokens_finished + self._owner.num_tokens_unfinished
 
     def submit(self, request: Request) -> None:
         """Hand over one request; returns at once."""
         self._raise_if_dead()
         self._num_submitted += 1
-        self._driver.inbox.put(request)
+        self._owner.inbox.put(request)
 
     def completions(self, timeout_seconds: float) -> list[Completion]:
         """What has finished since the last call; waits up to the timeout for the first."""
@@ -94,9 +102,9 @@ class VllmEngine:
         while not taken:
             left = deadline - time.monotonic()
             try:
-                taken.append(self._driver.outbox.get(timeout=max(0.0, min(left, DEATH_POLL_SECONDS))))
+                taken.append(self._owner.outbox.get(timeout=max(0.0, min(left, DEATH_POLL_SECONDS))))
                 while True:
-                    taken.append(self._driver.outbox.get_nowait())
+                    taken.append(self._owner.outbox.get_nowait())
             except queue.Empty:
                 if taken or left <= 0:
                     break
@@ -106,22 +114,26 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM: requests in flight are dropped, memory and processes given back."""
-        self._driver.stop()
+        self._owner.stop()
 
     def _raise_if_dead(self) -> None:
-        if self._driver.failure is not None:
-            raise EngineDied(str(self._driver.failure), self.num_in_flight) from self._driver.failure
+        failure = self._owner.failure
+        if failure is not None:
+            kind: DeathKind = "out_of_memory" if is_out_of_memory(failure) else "died"
+            raise EngineDied(f"{type(failure).__name__}: {failure}", self.num_in_flight, kind) from failure
 
 
-class _Driver(ABC):
-    """The thread that owns the engine, and the queues around it."""
+class _Owner:
+    """The thread that owns vLLM, and the queues around it."""
 
     def __init__(self, args: dict[str, Any], end_token_id: int):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
+        self.max_model_len = self.max_num_seqs = self.max_num_batched_tokens = 0
+        self.num_steps = self.num_tokens_finished = self.num_tokens_unfinished = 0
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
-        self.max_model_len = self.max_num_seqs = 0
+        self._counted_at = 0.0
         self._args, self._end_token_id = args, end_token_id
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
@@ -131,13 +143,6 @@ class _Driver(ABC):
         """Seconds in which the engine had at least one request, up to now."""
         since = self._busy_since
         return self._seconds_busy + (time.monotonic() - since if since else 0.0)
-
-    def _busy(self, busy: bool) -> None:
-        """The engine gets its first request, or has answered its last."""
-        if not busy:
-            self._seconds_busy, self._busy_since = self.busy_seconds, 0.0
-        elif not self._busy_since:
-            self._busy_since = time.monotonic()
 
     def start(self, model_source: str) -> None:
         """Run the thread and wait until the model answers."""
@@ -163,30 +168,18 @@ class _Driver(ABC):
         finally:
             self._ready.set()
 
-    def _loaded(self, vllm_config: Any) -> RequestTable:
-        self.max_model_len = vllm_config.model_config.max_model_len
-        self.max_num_seqs = vllm_config.scheduler_config.max_num_seqs
-        self._ready.set()
-        return RequestTable(max_model_len=self.max_model_len, end_token_id=self._end_token_id)
-
-    def _refuse(self, request: Request, error: Exception) -> None:
-        reason = "prompt_too_long" if isinstance(error, PromptTooLong) else "rejected"
-        self.outbox.put(Completion(request.id, error=RequestError(reason, str(error.__cause__ or error))))
-
-    @abstractmethod
-    def _run(self) -> None:
-        """Build the engine, call `_loaded`, serve the inbox until `_STOP`, shut down."""
-
-
-class _InProcess(_Driver):
     def _run(self) -> None:
         with quiet_imports():
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 
             engine = LLMEngine.from_engine_args(EngineArgs(**self._args))
-        table = self._loaded(engine.vllm_config)
+        self.max_model_len = engine.vllm_config.model_config.max_model_len
+        self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
+        self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
+        table = RequestTable(max_model_len=self.max_model_len, end_token_id=self._end_token_id)
         refusals = _refusals()
+        self._ready.set()
         try:
             while True:
                 self._busy(len(table) > 0)
@@ -203,88 +196,54 @@ class _InProcess(_Driver):
                         self._refuse(request, error)
                 self._busy(True)
                 for output in engine.step():
-                    if output.finished and (completion := table.finish(output)) is not None:
-                        self.outbox.put(completion)
+                    if output.finished:
+                        self._take(table.finish(output))
+                self._count(engine)
         finally:
             engine.engine_core.shutdown()
 
+    def _busy(self, busy: bool) -> None:
+        """The engine gets its first request, or has answered its last."""
+        if not busy:
+            self._seconds_busy, self._busy_since = self.busy_seconds, 0.0
+        elif not self._busy_since:
+            self._busy_since = time.monotonic()
 
-class _OwnProcess(_Driver):
-    def _run(self) -> None:
-        asyncio.run(self._serve())
+    def _take(self, completion: Completion | None) -> None:
+        if completion is not None:
+            self.num_tokens_finished += (
+                completion.usage.num_prompt_tokens + completion.usage.num_output_tokens
+            )
+            self.outbox.put(completion)
 
-    async def _serve(self) -> None:
-        with quiet_imports():
-            from vllm import AsyncEngineArgs
-            from vllm.v1.engine.async_llm import AsyncLLM
+    def _count(self, engine: Any) -> None:
+        """Steps at every step; tokens under way once a second, since they take a walk over all requests."""
+        self.num_steps += 1
+        now = time.monotonic()
+        if now - self._counted_at >= COUNT_SECONDS:
+            self._counted_at = now
+            self.num_tokens_unfinished = sum(
+                state.prompt_len + state.detokenizer.num_output_tokens()
+                for state in engine.output_processor.request_states.values()
+                if not state.is_prefilling
+            )
 
-            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
-        table = self._loaded(engine.vllm_config)
-        loop = asyncio.get_running_loop()
-        running: set[asyncio.Task[None]] = set()
-        refusals = _refusals()
-        dead: asyncio.Future[None] = loop.create_future()
-
-        def ended(task: asyncio.Task[None]) -> None:
-            running.discard(task)
-            self._busy(len(running) > 0)
-            if not task.cancelled() and (error := task.exception()) is not None and not dead.done():
-                dead.set_exception(error)
-
-        try:
-            while True:
-                # The inbox is a thread's queue; one waiting thread turns it into something to await.
-                incoming = loop.run_in_executor(None, self.inbox.get)
-                await asyncio.wait({incoming, dead}, return_when=asyncio.FIRST_COMPLETED)
-                if dead.done():
-                    self.inbox.put(_STOP)  # lets the waiting thread go
-                    dead.result()
-                request = incoming.result()
-                if request is _STOP:
-                    return
-                self._busy(True)
-                try:
-                    parts = list(table.admit(request))
-                except refusals as error:
-                    table.forget(request)
-                    self._refuse(request, error)
-                    self._busy(len(running) > 0)
-                    continue
-                for part in parts:
-                    task = loop.create_task(self._answer(engine, table, request, part))
-                    running.add(task)
-                    task.add_done_callback(ended)
-        finally:
-            for task in list(running):
-                task.cancel()
-            engine.shutdown()
-            await asyncio.sleep(0)  # it leaves the closing of its sockets to this loop, which ends now
-
-    async def _answer(self, engine: Any, table: RequestTable, request: Request, part: Part) -> None:
-        vllm_id, prompt, params = part
-        try:
-            async for output in engine.generate({"prompt_token_ids": prompt}, params, vllm_id):
-                if output.finished and (completion := table.finish(output)) is not None:
-                    self.outbox.put(completion)
-        except _refusals() as error:
-            if table.forget(request):  # else another part of the same request was refused before
-                self._refuse(request, error)
+    def _refuse(self, request: Request, error: Exception) -> None:
+        reason = "prompt_too_long" if isinstance(error, PromptTooLong) else "rejected"
+        self.outbox.put(Completion(request.id, error=RequestError(reason, str(error.__cause__ or error))))
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a bad request, and survives.
-
-    `VLLMValidationError` is a ValueError in 0.25 and is not in 0.32. AsyncLLM wraps what it did not expect of one
-    request into `EngineGenerateError`; an engine that is gone is an `EngineDeadError`, which is none of these.
-    """
+    """What vLLM raises for a bad request, and survives: `VLLMValidationError` is a ValueError in 0.25, not in 0.32."""
     from vllm.exceptions import VLLMValidationError
-    from vllm.v1.engine.exceptions import EngineGenerateError
 
-    return (ValueError, VLLMValidationError, EngineGenerateError)
+    return (ValueError, VLLMValidationError)
 
 
 def _load_error(model_source: str, error: BaseException) -> EngineError:
     text = str(error)
+    if is_out_of_memory(error):
+        return EngineDied(f"while loading {model_source!r}: {text}", 0, "out_of_memory")
     if isinstance(error, ImportError):
         return EngineConfigError(f"vLLM does not import: {text}")
     if isinstance(error, TypeError) and "unexpected keyword argument" in text:

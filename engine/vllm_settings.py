@@ -1,8 +1,7 @@
 """What vLLM is told for each device, and why. With `quiet`, the only place that sets its environment.
 
-Measured on two AVX2 cores: float32 is 6-8x faster than bfloat16, which falls back from oneDNN; an engine in this
-process loads in 4 s instead of 30; `enforce_eager` saves 50 s of compilation; blocks of 32 tokens let prompts of 72
-tokens share a cached prefix, vLLM's 128 do not.
+Measured on two AVX2 cores: float32 is 6-8x faster than bfloat16, which falls back from oneDNN; `enforce_eager` saves
+50 s of compilation; blocks of 32 tokens let prompts of 72 tokens share a cached prefix, vLLM's 128 do not.
 """
 
 from __future__ import annotations
@@ -57,25 +56,22 @@ def installed_for() -> str | None:
     return None
 
 
-def runs_in_process(config: EngineConfig, device: str) -> bool:
-    """In this process on a CPU (loads fast); in processes of its own on a GPU (its death is not ours)."""
-    return config.in_process if config.in_process is not None else device == "cpu"
-
-
-def prepare_environment(*, device: str, in_process: bool, offline: bool) -> None:
+def prepare_environment(*, device: str, offline: bool) -> None:
     """Set what vLLM reads from the environment; what the user set stays. Before the first `import vllm`."""
     quiet_libraries()
     wanted: dict[str, str] = {}
     if device == "cpu":
         wanted |= CPU_ENVIRONMENT
-    elif not in_process:
-        # vLLM's default forks this process, which has threads by then and may have asked torch for CUDA.
+    else:
+        # For the workers of a tensor-parallel model: vLLM's default forks this process, which has threads by then.
         wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if offline:
         wanted["HF_HUB_OFFLINE"] = "1"  # a local model needs no hub; without this some loaders ask it anyway
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    # The engine is in the process that builds it: that process is one of our own (`engine_process`), whose death
+    # is seen at once, where vLLM's synchronous engine would wait for its dead core for ever.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from docmill.engine.config import EngineConfig, ModelConfig
-from docmill.engine.errors import EngineConfigError, EngineDied, ModelError
+from docmill.engine.errors import EngineConfigError, ModelError
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Completion, Engine, Request, Sampling
 from docmill.engine.vllm_engine import VllmEngine
@@ -150,48 +150,6 @@ def test_nothing_to_do_costs_no_busy_seconds(vllm_engine: VllmEngine) -> None:
     assert vllm_engine.completions(timeout_seconds=0.3) == []
     assert vllm_engine.busy_seconds == before
     assert vllm_engine.num_in_flight == 0
-
-
-@pytest.mark.slow
-def test_in_a_process_of_its_own_it_answers_the_same_and_its_death_is_noticed(
-    vllm_engine: VllmEngine, demo_tokenizer: ModelTokenizer, prompt: list[int]
-) -> None:
-    """What runs on a GPU, on a CPU: `AsyncLLM` and the engine core's process. Loading takes half a minute."""
-    import psutil
-
-    requests = [
-        Request("text", prompt, Sampling(64)),
-        Request("labels", prompt, Sampling(1), ((10, 11), (20,))),
-        Request("too long", [5] * 3000, Sampling(8)),
-        Request("no such token", [10**6], Sampling(8)),
-    ]
-    expected = answers(vllm_engine, requests)
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    engine = VllmEngine(
-        ModelConfig(), EngineConfig(in_process=False), end_token_id=demo_tokenizer.end_token_id
-    )
-    try:
-        found = answers(engine, requests)
-        assert found["text"].token_ids == expected["text"].token_ids
-        assert found["labels"].label_logprobs == pytest.approx(expected["labels"].label_logprobs, abs=1e-3)
-        assert [
-            str(found[name].error.reason) for name in ("too long", "no such token") if found[name].error
-        ] == [
-            "prompt_too_long",
-            "rejected",
-        ]
-        assert engine.busy_seconds > 0
-        for number in range(50):
-            engine.submit(Request(f"doomed-{number}", prompt, Sampling(1500)))
-        ours = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-        for child in ours:
-            if child.is_running() and "resource_tracker" not in " ".join(child.cmdline()):
-                child.kill()
-        with pytest.raises(EngineDied, match="requests in flight"):
-            for _ in range(60):
-                engine.completions(timeout_seconds=1)
-    finally:
-        engine.close()
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
