@@ -22,7 +22,7 @@ from typing import Protocol
 import fsspec
 import xxhash
 
-from docmill.data.filesystems import is_local, is_memory, is_s3
+from docmill.data.filesystems import is_local, is_memory, is_s3, upload_seconds
 from docmill.data.storage_errors import http_status
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,10 @@ class S3Writes:
     def _put(self, path: str, content: bytes, **condition: str) -> bool:
         bucket, key, _ = self._filesystem.split_path(path)
         try:
-            self._filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+            timeout = upload_seconds(len(content))
+            self._filesystem.call_s3(
+                "put_object", Bucket=bucket, Key=key, Body=content, timeout=timeout, **condition
+            )
         except OSError as error:
             if http_status(error) == 412 or (
                 http_status(error) == 404

@@ -5,8 +5,6 @@ Only the modules behind `storage.py` use this.
 
 from __future__ import annotations
 
-import socket
-from functools import partial
 from typing import Any
 
 import fsspec
@@ -18,6 +16,7 @@ from docmill.data.retries import retry_seconds
 CONNECT_SECONDS = 5
 MAX_SILENCE_SECONDS = 30.0
 MIN_SILENCE_SECONDS = 5.0
+MIN_UPLOAD_BYTES_PER_SECOND = 512 << 10
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -41,13 +40,18 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def silence_seconds() -> float:
-    """How long a store may keep a connection waiting, without one byte taken or given, before it counts as lost.
+    """How long a store may keep a connection waiting for its next byte before it counts as lost.
 
     A quarter of the time for which a call is tried, so that a server that accepts and never answers gets several
     chances and still holds no call for much longer than that time.
     """
     limit = retry_seconds()
     return min(MAX_SILENCE_SECONDS, max(MIN_SILENCE_SECONDS, limit / 4)) if limit else MAX_SILENCE_SECONDS
+
+
+def upload_seconds(num_bytes: int) -> float:
+    """How long one request with a body may take: the HTTP client has a timeout for reading and none for writing."""
+    return silence_seconds() + num_bytes / MIN_UPLOAD_BYTES_PER_SECOND
 
 
 def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
@@ -70,17 +74,7 @@ def _s3_client(silence: float) -> dict[str, Any]:
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": silence,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "connector_args": {"socket_factory": partial(_socket, int(silence * 1000))},
     }
-
-
-def _socket(silence_milliseconds: int, address: Any) -> socket.socket:
-    """A socket that gives up when the other side takes no byte: aiohttp has a timeout for reading, none for writing."""
-    family, kind, protocol = address[:3]
-    made = socket.socket(family=family, type=kind, proto=protocol)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_milliseconds)
-    return made
 
 
 def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:

@@ -48,9 +48,12 @@ def retry_seconds() -> float:
     return seconds
 
 
-def with_retries(uri: str, call: Callable[[], T]) -> T:
-    """What `call` returns. Raises a `StorageError`; one that is retryable only after the configured time."""
-    limit = retry_seconds()
+def with_retries(uri: str, call: Callable[[], T], *, at_most_seconds: float = math.inf) -> T:
+    """What `call` returns. Raises a `StorageError`; one that is retryable only after the configured time.
+
+    `at_most_seconds` is for a user who waits for the answer before anything is under way.
+    """
+    limit = min(retry_seconds(), at_most_seconds)
 
     def once() -> T:
         with store_errors(uri):
@@ -78,14 +81,9 @@ def _log_retry(uri: str, state: RetryCallState) -> None:
 
 def _give_up(uri: str, state: RetryCallState) -> NoReturn:
     error = _error(state)
-    if state.attempt_number == 1:
-        raise error
-    raise StorageUnreachable(
-        uri,
-        f"{error.message}. Tried {state.attempt_number} times for {state.seconds_since_start:.0f} s "
-        f"({RETRY_SECONDS})",
-        reason=error.reason,
-    ) from error
+    times = "once" if state.attempt_number == 1 else f"{state.attempt_number} times"
+    tried = f"Tried {times} for {state.seconds_since_start:.0f} s ({RETRY_SECONDS})"
+    raise StorageUnreachable(uri, f"{error.message}. {tried}", reason=error.reason) from error
 
 
 def _error(state: RetryCallState) -> StorageUnreachable:

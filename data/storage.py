@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 READ_BLOCK_BYTES = 4 << 20
+FIRST_CONTACT_SECONDS = 10
 
 
 def list_shards(folder_uri: str) -> list[Shard]:
@@ -199,7 +200,10 @@ def delete(uri: str) -> None:
 
 
 def check_reachable(uri: str) -> None:
-    """Ask the store for the folder `uri`, so that a wrong key or a dead endpoint shows before any work is done."""
+    """Ask the store for the folder `uri`, so that a wrong key or a dead endpoint shows before any work is done.
+
+    Tried for at most `FIRST_CONTACT_SECONDS`: somebody waits, and the likeliest cause is a mistyped endpoint.
+    """
     filesystem, root = open_filesystem(uri)
 
     def ask() -> None:
@@ -208,7 +212,7 @@ def check_reachable(uri: str) -> None:
         except FileNotFoundError:
             _require_bucket(filesystem, root, uri)
 
-    with_retries(uri, ask)
+    with_retries(uri, ask, at_most_seconds=FIRST_CONTACT_SECONDS)
 
 
 def check_writable(folder_uri: str) -> None:

@@ -51,9 +51,7 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
-    codes = {
-        str(getattr(link, "response", {}).get("Error", {}).get("Code")) for link in chain if _is_boto(link)
-    }
+    codes = {_code(link) for link in chain if _is_boto(link)}
     names = {type(link).__name__ for link in chain}
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     is_s3 = protocol in ("s3", "s3a")
@@ -86,6 +84,12 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
     if isinstance(error, OSError) or any(map(_is_boto, chain)):
         return StorageError(uri, f"{type(error).__name__}: {error}")
     return None
+
+
+def _code(error: BaseException) -> str:
+    """What the store called it; "None" where the error came before any answer."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code"))
 
 
 def http_status(error: BaseException | None) -> int | None:

@@ -14,9 +14,10 @@ from typing import Any
 import fsspec
 
 from docmill.data.errors import StorageNotFound, StorageUnreachable
+from docmill.data.filesystems import upload_seconds
 from docmill.data.retries import with_retries
 
-SINGLE_PUT_BYTES = 64 << 20
+SINGLE_PUT_BYTES = 32 << 20
 PART_BYTES = 16 << 20
 MAX_PARTS = 10_000  # S3's own limit
 NUM_CONNECTIONS = 4
@@ -35,7 +36,8 @@ def upload_file(filesystem: fsspec.AbstractFileSystem, uri: str, path: str, loca
 def put_object(filesystem: fsspec.AbstractFileSystem, uri: str, path: str, content: bytes) -> None:
     """One PUT, whatever the size."""
     bucket, key, _ = filesystem.split_path(path)
-    with_retries(uri, partial(filesystem.call_s3, "put_object", Bucket=bucket, Key=key, Body=content))
+    put = partial(filesystem.call_s3, "put_object", Bucket=bucket, Key=key, Body=content)
+    with_retries(uri, partial(put, timeout=upload_seconds(len(content))))
 
 
 def _upload_parts(
