@@ -1,8 +1,15 @@
 """Where everything lies: the only file that puts paths together. See design.md, "On storage".
 
 {output}/{task}/dt=2026-11-20/{shard}                 answers, one file per input shard, same relative name
-{output}/_docmill/dt=2026-11-20/report.json           figures of the last run
+{output}/_docmill/dt=2026-11-20/plan.parquet          the work units of the last run
+                               /segments/{unit}/...   finished requests of units under way, small and immutable
+                               /ledger/{settings}/... who works on which unit, and which are done
+                               /parts/{settings}/...  answers of finished units, until all are done
+                               /dead_letters.parquet  what failed for good, and why
+                               /report.json           figures of the last run
                                /manifest.json         written last: files, counts, fingerprints
+
+Segments, ledger and parts are gone when the manifest is written.
 """
 
 from __future__ import annotations
@@ -35,6 +42,43 @@ class Layout:
     def internal_folder(self) -> str:
         """Folder of what docmill writes for itself about this partition."""
         return join(self.output_uri, INTERNAL, str(self.partition))
+
+    @property
+    def plan(self) -> str:
+        """The work units of the last run."""
+        return join(self.internal_folder, "plan.parquet")
+
+    @property
+    def dead_letters(self) -> str:
+        """Requests that failed for good."""
+        return join(self.internal_folder, "dead_letters.parquet")
+
+    @property
+    def segments_folder(self) -> str:
+        """Folder of the segments of all units."""
+        return join(self.internal_folder, "segments")
+
+    def segments(self, unit_id: str) -> str:
+        """Folder of one unit's segments. Requests are known by their content, whatever the run's settings."""
+        return join(self.segments_folder, unit_id)
+
+    @property
+    def ledgers_folder(self) -> str:
+        """Folder of all ledgers: one for each combination of tasks and settings."""
+        return join(self.internal_folder, "ledger")
+
+    def ledger(self, fingerprint: str) -> str:
+        """Folder of claims, beats, splits and done marks of runs with the same settings."""
+        return join(self.ledgers_folder, fingerprint)
+
+    @property
+    def all_parts_folder(self) -> str:
+        """Folder of the parts of all ledgers."""
+        return join(self.internal_folder, "parts")
+
+    def parts_folder(self, fingerprint: str) -> str:
+        """Folder of the answers of finished units."""
+        return join(self.all_parts_folder, fingerprint)
 
     @property
     def report(self) -> str:

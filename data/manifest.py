@@ -36,6 +36,7 @@ class TaskManifest(BaseModel):
     settings: str  # hash of the task's settings and prompt
     model_fingerprint: str
     finished_at: datetime
+    plan: str | None = None  # id of the plan that it was made by
     files: list[AnswerFile] = Field(default_factory=list)
     failed_shards: list[str] = Field(default_factory=list)
 
@@ -52,20 +53,35 @@ class Manifest(BaseModel):
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest at `uri`, or None where there is none that this version understands.
+    """The manifest at `uri`, or None where there is none that this version understands."""
+    return read_versioned_manifest(uri)[0]
+
+
+def read_versioned_manifest(uri: str) -> tuple[Manifest | None, str | None]:
+    """The manifest and the version of its object, for `replace_manifest`.
 
     A run reads the old one at its very end; nothing that lies there may cost it its work.
     """
     try:
-        manifest = Manifest.model_validate_json(storage.read_bytes(uri))
+        content, version = storage.read_versioned(uri)
     except StorageNotFound:
-        return None
+        return None, None
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValueError as error:
         log.warning("%s is no manifest of this version, and is written anew: %s", uri, type(error).__name__)
-        return None
-    return manifest if manifest.manifest_version == MANIFEST_VERSION else None
+        return None, version
+    return (manifest if manifest.manifest_version == MANIFEST_VERSION else None), version
 
 
-def write_manifest(uri: str, manifest: Manifest) -> None:
-    """One PUT, over the one before."""
-    storage.put_bytes(uri, manifest.model_dump_json(indent=1).encode())
+def replace_manifest(uri: str, manifest: Manifest, *, version: str | None) -> bool:
+    """One conditional PUT; False where somebody else has written a manifest since `version` was read."""
+    return storage.replace_bytes(uri, manifest.model_dump_json(indent=1).encode(), version=version)
+
+
+def is_committed(uri: str, plan_id: str, version_before: str | None) -> bool:
+    """Whether a run by this plan has been finished since the manifest was at `version_before`."""
+    manifest, version = read_versioned_manifest(uri)
+    if manifest is None or version == version_before:
+        return False
+    return any(task.plan == plan_id for task in manifest.tasks.values())

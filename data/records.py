@@ -84,6 +84,7 @@ class Answer:
     usage: Usage = NO_USAGE
     finish_reason: str | None = None  # "stop", or "length" where at least one request was cut off
     request_key: str | None = None
+    num_requests: int = 0  # asked for it, those answered in an earlier run included
 
     @property
     def reason(self) -> str | None:

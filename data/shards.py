@@ -44,6 +44,8 @@ class DocumentBatch:
 class ShardReader:
     """One shard's documents. `num_rows` and `carried_schema` are known on opening; iterate for the batches.
 
+    `rows` reads only some of them: row groups without any are not touched.
+
     Raises `ShardCorrupt` or `ShardSchemaError` on opening or, for damage further inside, while iterating.
     """
 
@@ -75,15 +77,43 @@ class ShardReader:
         self.num_rows: int = self._file.metadata.num_rows
 
     def __iter__(self) -> Iterator[DocumentBatch]:
-        row = 0
-        for group in range(self._file.metadata.num_row_groups):
-            batches = self._file.iter_batches(
-                self._batch_rows(group), row_groups=[group], columns=self._columns
-            )
-            while (batch := self._parquet(partial(next, batches, None))) is not None:
-                for part in self._parts(batch):
-                    yield self._parquet(partial(self._documents, part, row))
-                    row += part.num_rows
+        return self.rows(0, self.num_rows)
+
+    def rows(self, first_row: int, end_row: int) -> Iterator[DocumentBatch]:
+        """The documents of rows `first_row` to before `end_row`."""
+        for row, batch in self._batches(self._columns, first_row, end_row):
+            start = row
+            for part in self._parts(batch):
+                yield self._parquet(partial(self._documents, part, start))
+                start += part.num_rows
+
+    def ids_and_lengths(self, *, ids: bool) -> Iterator[tuple[list[str | None] | None, list[int]]]:
+        """Of all rows, in order: ids (if wanted) and the text's length in bytes, 0 for null. For planning."""
+        columns = [self._id_column, self._text_column] if ids else [self._text_column]
+        for _, batch in self._batches(columns, 0, self.num_rows):
+            yield self._parquet(partial(self._lengths, batch, ids))
+
+    def _lengths(self, batch: pa.RecordBatch, ids: bool) -> tuple[list[str | None] | None, list[int]]:
+        lengths = num_bytes_each(batch.column(self._text_column))
+        return (strings(batch.column(self._id_column)) if ids else None), lengths
+
+    def _batches(
+        self, columns: list[str], first_row: int, end_row: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches with the row that each starts at."""
+        metadata, row = self._file.metadata, 0
+        for group in range(metadata.num_row_groups):
+            group_end = row + metadata.row_group(group).num_rows
+            if group_end <= first_row or row >= end_row:
+                row = group_end
+                continue
+            batches = self._file.iter_batches(self._batch_rows(group), row_groups=[group], columns=columns)
+            while row < end_row and (batch := self._parquet(partial(next, batches, None))) is not None:
+                start, end = max(first_row - row, 0), min(end_row - row, batch.num_rows)
+                if start < end:
+                    yield row + start, batch.slice(start, end - start)
+                row += batch.num_rows
+            row = group_end
 
     def close(self) -> None:
         """Give the file handle back."""

@@ -2,6 +2,9 @@
 
 Requests of one chunk are handed over one after the other, so that its prefix is computed once and is still in the
 engine's cache for the next task. There is no barrier anywhere: a request leaves as soon as the engine has room.
+
+What was answered in an earlier run is not asked again: a document comes with a `Book` in which every request is looked
+up by its content first. A dialogue is replayed with its old completions until it asks something new.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ import logging
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import count, zip_longest
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import xxhash
 
@@ -28,6 +31,27 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 
+class Book(Protocol):
+    """What is known of a document's requests from earlier runs, and where what is learned now is written down."""
+
+    def find(self, request_key: str) -> Completion | None:
+        """The completion of a request with this content."""
+        ...
+
+    def record(self, request_key: str, completion: Completion) -> None:
+        """The engine has answered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRequest:
+    """The request because of which a row has no answer."""
+
+    request: Request
+    request_key: str
+    attempts: int
+
+
 @dataclass(slots=True, eq=False)
 class _Running(Generic[Key]):
     """One task's dialogue about one document."""
@@ -35,12 +59,24 @@ class _Running(Generic[Key]):
     key: Key
     task_name: str
     dialogue: Dialogue
+    book: Book | None
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
     usage: Usage = NO_USAGE
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
+    failed: FailedRequest | None = None  # the first that failed; else the last one that was answered
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight(Generic[Key]):
+    """A request in the engine, and where its completion belongs."""
+
+    running: _Running[Key]
+    position: int
+    request: Request
+    request_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +86,19 @@ class Finished(Generic[Key]):
     key: Key
     task_name: str
     answer: Answer
+    failed: FailedRequest | None = None  # where the answer is `failed` because of a request
 
 
 class Dialogues(Generic[Key]):
     """Start documents, pump, and collect finished answers. Owned by one thread."""
 
     def __init__(self, engine: Engine, prompts: Prompts, tasks: Mapping[str, Task], *, max_in_flight: int):
-        self.usage = Usage()
-        self.num_requests = dict.fromkeys(tasks, 0)
+        self.usage = Usage()  # of the engine: replayed completions are not in it
+        self.num_answered = 0  # requests, by the engine
         self._engine, self._prompts, self._tasks = engine, prompts, tasks
         self._max_in_flight = max_in_flight
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
-        self._in_flight: dict[str, tuple[_Running[Key], int]] = {}
+        self._in_flight: dict[str, _InFlight[Key]] = {}
         self._finished: list[Finished[Key]] = []
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
         self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
@@ -71,15 +108,29 @@ class Dialogues(Generic[Key]):
         return len(self._ready) + len(self._in_flight)
 
     @property
+    def num_in_flight(self) -> int:
+        """Requests in the engine."""
+        return len(self._in_flight)
+
+    @property
     def wants_more(self) -> bool:
         """Whether new documents are needed to keep the engine full."""
         return len(self._ready) < self._max_in_flight
 
-    def start(self, key: Key, chunks: list[Chunk]) -> None:
-        """Ask every task about one document."""
+    def start(
+        self,
+        key: Key,
+        chunks: list[Chunk],
+        *,
+        book: Book | None = None,
+        tasks: Collection[str] | None = None,
+    ) -> None:
+        """Ask every task (or those named) about one document."""
         rounds = []
         for name, task in self._tasks.items():
-            running = _Running(key, name, task.ask(chunks, self._prompts))
+            if tasks is not None and name not in tasks:
+                continue
+            running = _Running(key, name, task.ask(chunks, self._prompts), book)
             rounds.append(
                 [(running, position, ask) for position, ask in enumerate(self._advance(running, None))]
             )
@@ -88,31 +139,43 @@ class Dialogues(Generic[Key]):
             self._ready.extend(item for item in same_chunk if item is not None)
 
     def pump(self) -> None:
-        """Hand requests to the engine up to the limit."""
+        """Hand requests to the engine up to the limit; those that the book knows are answered at once."""
         while self._ready and len(self._in_flight) < self._max_in_flight:
             running, position, ask = self._ready.popleft()
             prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
             request = Request(next(self._ids), prompt, ask.sampling, ask.labels)
-            running.request_keys.append(request.key(self._engine.info.model_fingerprint))
-            self._in_flight[request.id] = (running, position)
-            self.num_requests[running.task_name] += 1
+            key = request.key(self._engine.info.model_fingerprint)
+            running.request_keys.append(key)
+            asked = _InFlight(running, position, request, key)
+            known = running.book.find(key) if running.book else None
+            if known is not None:
+                self._take(asked, known)
+                continue
+            self._in_flight[request.id] = asked
             self._engine.submit(request)
 
     def collect(self, timeout_seconds: float) -> list[Finished[Key]]:
         """Answers that are complete; waits up to the timeout for the engine's next completion."""
-        for completion in self._engine.completions(timeout_seconds) if self._in_flight else []:
-            asked = self._in_flight.pop(completion.request_id, None)
-            if asked is not None:
-                self._take(*asked, completion)
+        if self._in_flight and not self._finished:
+            for completion in self._engine.completions(timeout_seconds):
+                asked = self._in_flight.pop(completion.request_id, None)
+                if asked is not None:
+                    self.usage += completion.usage
+                    self.num_answered += 1
+                    if asked.running.book is not None:
+                        asked.running.book.record(asked.request_key, completion)
+                    self._take(asked, completion)
         finished, self._finished = self._finished, []
         return finished
 
-    def _take(self, running: _Running[Key], position: int, completion: Completion) -> None:
+    def _take(self, asked: _InFlight[Key], completion: Completion) -> None:
+        running = asked.running
         running.usage += completion.usage
-        self.usage += completion.usage
         running.cut_off |= completion.finish_reason == "length"
-        running.completions[position] = completion
+        running.completions[asked.position] = completion
         running.num_outstanding -= 1
+        if running.error is None:
+            running.failed = FailedRequest(asked.request, asked.request_key, completion.attempts)
         if completion.error is not None:
             running.error = running.error or str(completion.error)
         if running.num_outstanding:
@@ -162,5 +225,7 @@ class Dialogues(Generic[Key]):
             else xxhash.xxh3_128_hexdigest("".join(keys).encode())
             if keys
             else None,
+            num_requests=len(keys),
         )
-        self._finished.append(Finished(running.key, running.task_name, answer))
+        failed = running.failed if status is Status.FAILED else None
+        self._finished.append(Finished(running.key, running.task_name, answer, failed))

@@ -2,7 +2,10 @@
 
 OpsError
 ├── JobError     the job's YAML or settings: all problems at once, each with its place
-└── NoShards     the partition has no Parquet files
+├── NoShards     the partition has no Parquet files
+├── NothingToReplay
+└── Stopped      asked to end before all was done; what is finished is kept
+    └── BudgetSpent
 """
 
 from __future__ import annotations
@@ -31,6 +34,25 @@ class NoShards(OpsError):
         )
         self.folder_uri = folder_uri
         self.partitions = partitions
+
+
+class NothingToReplay(OpsError):
+    """The partition has no failed requests that could be asked again."""
+
+
+class Stopped(OpsError):
+    """The run was asked to end before all was done. Run it again, and it does the rest. Carries `num_units_left`."""
+
+    def __init__(self, why: str, num_units_left: int):
+        super().__init__(
+            f"{why}; {num_units_left} units of work are left and all finished answers are kept. Run the same job "
+            "again: it does the rest"
+        )
+        self.num_units_left = num_units_left
+
+
+class BudgetSpent(Stopped):
+    """A limit of the job's `budget` was reached. Raise it before the next run."""
 
 
 def _some(names: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Shards in, documents ready to be asked about out. Runs in a thread of its own, ahead of the engine.
+"""Units in, documents ready to be asked about out. Runs in a thread of its own, ahead of the engine.
 
-What comes out is a stream of events, in the order of the shards: a shard opens, gives its batches, and ends; or it
-fails, and the next one opens. One bad file never ends the stream.
+What comes out is a stream of events: a unit opens, gives its batches, and ends; or it fails, and the next one opens.
+One bad file never ends the stream. Units are claimed here, one when the one before has been read to its end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -21,21 +21,24 @@ from docmill.data.records import Document, Shard, Status
 from docmill.data.shards import DocumentBatch, ShardReader
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.chunking import Chunk, chunk
+from docmill.ops.claims import Claims, Held
 from docmill.ops.job import Job
-from docmill.ops.prepare import PreparedText, Refusal, SeenIds, prepare
+from docmill.ops.prepare import PreparedText, Refusal, prepare
 from docmill.ops.stages import Stages
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+BATCH_ROWS = 64  # handed on at once: what another worker can no longer take over
+WAIT_SECONDS = 1.0  # for other workers to finish, or to leave something to do
+
 
 @dataclass(frozen=True, slots=True)
-class ShardOpened:
-    """The first event of a shard."""
+class UnitOpened:
+    """The first event of a unit."""
 
-    shard: Shard
-    num_rows: int
+    held: Held
     carried_schema: pa.Schema
 
 
@@ -43,99 +46,120 @@ class ShardOpened:
 class BatchReady:
     """Some consecutive rows: for each its chunks, or why it is not asked about."""
 
-    shard: Shard
+    held: Held
+    first_row: int
     carried: pa.RecordBatch
     rows: list[list[Chunk] | Refusal]
-    num_truncated: int
+    truncated: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
-class ShardEnded:
-    """The last event of a shard that was read to its end."""
+class UnitEnded:
+    """The last event of a unit that was read to its end."""
 
-    shard: Shard
+    held: Held
 
 
 @dataclass(frozen=True, slots=True)
-class ShardFailed:
-    """The last event of a shard that cannot be used; batches of it may have come before."""
+class UnitFailed:
+    """The last event of a unit whose shard cannot be used; batches of it may have come before."""
 
-    shard: Shard
+    held: Held
     error: Exception
 
 
-Event = ShardOpened | BatchReady | ShardEnded | ShardFailed
+Event = UnitOpened | BatchReady | UnitEnded | UnitFailed
 
 
-def read_documents(
-    job: Job, shards: Iterable[Shard], *, tokenizer: ModelTokenizer, max_chunk_tokens: int, stages: Stages
-) -> Iterator[Event]:
-    """Read, clean, tokenise and cut the documents of all shards."""
-    seen = SeenIds()
-    source = job.source
-    for shard in shards:
-        try:
-            with stages.measure("read"):
-                reader = ShardReader(
-                    shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
-                )
-            with reader:
-                yield ShardOpened(shard, reader.num_rows, reader.carried_schema)
-                batches = iter(reader)
-                while True:
-                    with stages.measure("read"):
-                        batch = next(batches, None)
-                    if batch is None:
-                        break
-                    yield _ready(
-                        job,
-                        shard,
-                        batch,
-                        seen,
-                        tokenizer=tokenizer,
-                        max_chunk_tokens=max_chunk_tokens,
-                        stages=stages,
-                    )
-        except (ShardError, StorageError) as error:
-            # A store that is down is not this shard's fault: the run ends, to be run again.
-            if error.retryable:
-                raise
-            seen.next_shard(forget=True)
-            yield ShardFailed(shard, error)
-        else:
-            seen.next_shard()
-            yield ShardEnded(shard)
-
-
-def _ready(
+def read_units(
     job: Job,
-    shard: Shard,
-    batch: DocumentBatch,
-    seen: SeenIds,
+    claims: Claims,
+    shards: Mapping[str, Shard],
+    *,
     tokenizer: ModelTokenizer,
     max_chunk_tokens: int,
     stages: Stages,
-) -> BatchReady:
-    with stages.measure("prepare"):
-        prepared = [_prepare_safely(document, job, seen) for document in batch.documents]
-    with stages.measure("tokenise"):
-        texts = [item.text for item in prepared if isinstance(item, PreparedText)]
-        token_ids = iter(_encode(texts, tokenizer))
-        rows = [
-            item
-            if isinstance(item, Refusal)
-            else _cut_safely(
-                item.text, next(token_ids), tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens
-            )
-            for item in prepared
-        ]
-    num_truncated = sum(isinstance(item, PreparedText) and item.truncated for item in prepared)
-    return BatchReady(shard, batch.carried, rows, num_truncated)
+    stop: threading.Event,
+) -> Iterator[Event]:
+    """Claim unit after unit, and read, clean, tokenise and cut its documents, until all units are done."""
+    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens, stages)
+    while not stop.is_set():
+        held = claims.take()
+        if held is not None:
+            yield from _read_unit(job, held, shards[held.unit.shard], cutter)
+        elif claims.all_done():
+            return
+        else:
+            claims.changed.wait(min(WAIT_SECONDS, claims.lease_seconds / 4))
+            claims.changed.clear()
 
 
-def _prepare_safely(document: Document, job: Job, seen: SeenIds) -> PreparedText | Refusal:
+def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> Iterator[Event]:
+    source, unit = job.source, held.unit
     try:
-        return _prepare(document, job, seen)
+        with cutter.stages.measure("read"):
+            reader = ShardReader(
+                shard,
+                id_column=source.id_column,
+                text_column=source.text_column,
+                carry=source.carry,
+                max_batch_rows=BATCH_ROWS,
+            )
+        with reader:
+            yield UnitOpened(held, reader.carried_schema)
+            batches = reader.rows(unit.first_row, unit.end_row)
+            while not held.lost:
+                with cutter.stages.measure("read"):
+                    batch = next(batches, None)
+                if (
+                    batch is None or batch.first_row >= held.unit.end_row
+                ):  # the rest is another worker's by now
+                    break
+                yield cutter.ready(held, batch)
+    except (ShardError, StorageError) as error:
+        # A store that is down is not this shard's fault: the run ends, to be run again.
+        if error.retryable:
+            raise
+        yield UnitFailed(held, error)
+    else:
+        yield UnitEnded(held)
+
+
+class DocumentCutter:
+    """Documents to chunks; whatever is wrong with one of them is that row's refusal."""
+
+    def __init__(self, job: Job, tokenizer: ModelTokenizer, max_chunk_tokens: int, stages: Stages):
+        self.stages = stages
+        self._job, self._tokenizer, self._max_chunk_tokens = job, tokenizer, max_chunk_tokens
+
+    def ready(self, held: Held, batch: DocumentBatch) -> BatchReady:
+        """A batch of a unit."""
+        rows, truncated = self.cut(batch.documents, duplicates=set(held.unit.duplicate_rows))
+        return BatchReady(held, batch.first_row, batch.carried, rows, truncated)
+
+    def cut(
+        self, documents: list[Document], *, duplicates: Collection[int] = ()
+    ) -> tuple[list[list[Chunk] | Refusal], list[bool]]:
+        """For each document its chunks or its refusal, and whether its text was cut short."""
+        with self.stages.measure("prepare"):
+            prepared = [
+                _prepare_safely(document, self._job, document.row in duplicates) for document in documents
+            ]
+        with self.stages.measure("tokenise"):
+            texts = [item.text for item in prepared if isinstance(item, PreparedText)]
+            token_ids = iter(_encode(texts, self._tokenizer))
+            rows = [item if isinstance(item, Refusal) else self._chunks(item, token_ids) for item in prepared]
+        return rows, [isinstance(item, PreparedText) and item.truncated for item in prepared]
+
+    def _chunks(self, item: PreparedText, token_ids: Iterator[list[int] | None]) -> list[Chunk] | Refusal:
+        return _cut_safely(
+            item.text, next(token_ids), tokenizer=self._tokenizer, max_chunk_tokens=self._max_chunk_tokens
+        )
+
+
+def _prepare_safely(document: Document, job: Job, duplicate: bool) -> PreparedText | Refusal:
+    try:
+        return _prepare(document, job, duplicate)
     except Exception as error:  # noqa: BLE001 - one document never fails a job, not even by a bug of ours
         return _unexpected(error)
 
@@ -171,13 +195,9 @@ def _unexpected(error: Exception) -> Refusal:
     return Refusal(Status.FAILED, "prepare_error", explanation)
 
 
-def _prepare(document: Document, job: Job, seen: SeenIds) -> PreparedText | Refusal:
+def _prepare(document: Document, job: Job, duplicate: bool) -> PreparedText | Refusal:
     prepared = prepare(document, job.prepare)
-    if (
-        document.doc_id is not None
-        and job.prepare.duplicate_ids == "fail"
-        and seen.seen_before(document.doc_id)
-    ):
+    if duplicate:
         return Refusal(
             Status.FAILED, "duplicate_id",
             "an earlier row of the partition has this id; make ids unique, or set prepare.duplicate_ids: keep",
@@ -217,12 +237,12 @@ class Ahead(Generic[T]):
         """Whether every item was taken."""
         return self._exhausted
 
-    def take(self, *, wait: bool) -> T | None:
-        """The next item; None when there is none yet (or, waiting, none any more)."""
+    def take(self, timeout_seconds: float = 0.0) -> T | None:
+        """The next item, waited for as long; None when there is none yet, or none any more."""
         if self._exhausted:
             return None
         try:
-            item, error = self._queue.get(block=wait)
+            item, error = self._queue.get(block=timeout_seconds > 0, timeout=timeout_seconds or None)
         except queue.Empty:
             return None
         if error is not None:

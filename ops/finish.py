@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
-from docmill.data.layout import Layout
-from docmill.data.manifest import Manifest, TaskManifest, read_manifest
-from docmill.data.records import Partition, Usage
+from docmill.data.ledger import Beat, Ledger
+from docmill.data.manifest import Manifest, TaskManifest
+from docmill.data.plan import Plan
+from docmill.data.records import Partition
 from docmill.engine.types import EngineInfo
 from docmill.ops import report as reports
-from docmill.ops.answer_files import AnswerFiles, Place
-from docmill.ops.dialogues import Dialogues
+from docmill.ops.assembling import Assembled
 from docmill.ops.job import Job
-from docmill.ops.report import Report, Seconds, Tokens
+from docmill.ops.report import IncidentReport, Report, Seconds, Tokens
 from docmill.ops.stages import Stages
+from docmill.ops.worker import WorkerResult
 
 
 def make_report(
     job: Job,
     partition: Partition,
-    info: EngineInfo,
-    files: AnswerFiles,
-    dialogues: Dialogues[Place],
+    ledger: Ledger,
+    assembled: Assembled,
+    results: list[WorkerResult],
+    earlier_beats: Sequence[Beat],
     *,
     stages: Stages,
     started_at: datetime,
-    num_shards: int,
 ) -> Report:
-    """All figures of the run. Also puts each task's requests and its part of the bill into `files.reports`."""
+    """All figures of the run; those of runs before it that did not end are in the bill. Fills in each task's part."""
     finished_at = reports.now()
-    spent = stages.seconds
+    here = [worker.figures for worker in results if worker.figures]
+    before = [beat.figures for beat in earlier_beats if beat.figures]
+    info = EngineInfo(**(here or before)[0]["engine"]) if here or before else _no_engine(job)
+    spent = {**stages.seconds}
+    for figures in here:
+        for stage, seconds_spent in figures["seconds"].items():
+            spent[stage] = spent.get(stage, 0.0) + seconds_spent
+    wall = (finished_at - started_at).total_seconds()
     seconds = Seconds(
-        wall=(finished_at - started_at).total_seconds(),
-        model_load=spent["model_load"],
-        read=spent["read"],
-        prepare=spent["prepare"],
-        tokenise=spent["tokenise"],
-        engine=spent["engine"],
-        write=spent["write"],
+        wall=wall, **{name: spent.get(name, 0.0) for name in Seconds.model_fields if name != "wall"}
     )
-    tokens = _tokens(dialogues.usage)
-    for name, task_report in files.reports.items():
-        task_report.requests = dialogues.num_requests[name]
-    cost = reports.bill(
-        files.reports, documents=files.num_documents, seconds=seconds, usd_per_hour=job.prices.of(info.device)
-    )
+    computed = _tokens(here)
+    num_rows = sum(worker.num_rows for worker in results)
+    tokens = Tokens()
+    for task in assembled.reports.values():
+        for name in ("prompt", "cached", "output"):
+            setattr(tokens, name, getattr(tokens, name) + getattr(task.tokens, name))
+    earlier_seconds = sum(beat.seconds for beat in earlier_beats)
+    num_engines = max(1, len(here))
     return Report(
         job=job.name,
         partition=str(partition),
@@ -53,46 +59,75 @@ def make_report(
         model=info.model,
         model_fingerprint=info.model_fingerprint,
         engine=info.name,
-        shards=num_shards,
-        failed_shards=files.failed_shards,
-        documents=files.num_documents,
-        truncated_documents=files.num_truncated,
-        chunked_documents=files.num_chunked,
-        requests=sum(dialogues.num_requests.values()),
+        plan=ledger.plan.id,
+        shards=len(ledger.plan.shards),
+        failed_shards=assembled.failed_shards,
+        documents=assembled.num_documents,
+        truncated_documents=assembled.num_truncated,
+        chunked_documents=assembled.num_chunked,
+        requests=sum(task.requests for task in assembled.reports.values()),
+        dead_letters=assembled.num_dead_letters,
         tokens=tokens,
-        tasks=files.reports,
+        computed_tokens=_tokens([*before, *here]),
+        tasks=assembled.reports,
+        workers=num_engines,
+        earlier_worker_seconds=earlier_seconds,
+        incidents=_incidents([*before, *here]),
         seconds=seconds,
-        rates=reports.rates(documents=files.num_documents, tokens=tokens, seconds=seconds),
-        cost=cost,
+        rates=reports.rates(documents=num_rows, tokens=computed, seconds=seconds, num_engines=num_engines),
+        cost=reports.bill(
+            assembled.reports,
+            documents=assembled.num_documents,
+            engine_seconds=wall * num_engines + earlier_seconds,
+            usd_per_hour=job.prices.of(info.device),
+        ),
         peak_memory_mib=reports.peak_memory_mib(),
         machine=reports.this_machine(info.device),
         versions=reports.versions(info.versions),
     )
 
 
-def _tokens(usage: Usage) -> Tokens:
-    return Tokens(
-        prompt=usage.num_prompt_tokens, cached=usage.num_cached_tokens, output=usage.num_output_tokens
-    )
-
-
-def make_manifest(
-    job: Job, partition: Partition, layout: Layout, files: AnswerFiles, report: Report
+def add_to_manifest(
+    before: Manifest | None, job: Job, partition: Partition, plan: Plan, assembled: Assembled, report: Report
 ) -> Manifest:
     """Say which files belong to the partition; what it says of tasks that did not run now is kept.
 
     So is the file of a shard that failed: it lies there as it was, and its `shard_version` tells from which input.
     """
-    manifest = read_manifest(layout.manifest) or Manifest(job=job.name, partition=str(partition))
+    manifest = before or Manifest(job=job.name, partition=str(partition))
     failed_shards = [failed.shard for failed in report.failed_shards]
-    for name, answer_files in files.files.items():
-        before = manifest.tasks[name].files if name in manifest.tasks else []
-        kept = [file for file in before if file.name in failed_shards]
+    for name, answer_files in assembled.files.items():
+        files_before = manifest.tasks[name].files if name in manifest.tasks else []
+        kept = [file for file in files_before if file.name in failed_shards]
         manifest.tasks[name] = TaskManifest(
             settings=job.settings_hash(name),
             model_fingerprint=report.model_fingerprint,
             finished_at=report.finished_at,
+            plan=plan.id,
             files=sorted([*answer_files, *kept], key=lambda file: file.name),
             failed_shards=failed_shards,
         )
     return manifest
+
+
+def _no_engine(job: Job) -> EngineInfo:
+    """No document could be asked about, so no engine was started."""
+    return EngineInfo(
+        name=job.engine.kind, model=job.model.source, model_fingerprint="", device="none", max_model_len=0,
+        max_num_seqs=0, load_seconds=0.0,
+    )  # fmt: skip
+
+
+def _tokens(figures: Iterable[dict[str, Any]]) -> Tokens:
+    total = Tokens()
+    for worker in figures:
+        for name, number in worker["tokens"].items():
+            setattr(total, name, getattr(total, name) + number)
+    return total
+
+
+def _incidents(figures: Iterable[dict[str, Any]]) -> list[IncidentReport]:
+    found = [
+        IncidentReport.model_validate(incident) for worker in figures for incident in worker["incidents"]
+    ]
+    return sorted(found, key=lambda incident: incident.at)

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from docmill.data.records import Partition
 from docmill.data.schemas import COMMON_COLUMNS
 from docmill.engine.config import EngineConfig, ModelConfig
+from docmill.engine.pool.config import PoolConfig
 from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
 from docmill.ops.tasks import AnyTask
 
+RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -70,6 +72,28 @@ class Chunking(_Part):
     max_tokens: Annotated[int, Field(ge=16)] | None = None
 
 
+class LedgerConfig(_Part):
+    """How finely work is divided and how soon it is safe. The defaults suit machines that rarely die."""
+
+    # Of an engine, by a rough estimate. Smaller: less to share out at the end, more small files on the way.
+    unit_seconds: Annotated[float, Field(gt=0)] = 60.0
+    # Finished requests are in the store after this many seconds or answers, whichever comes first: what a kill costs.
+    segment_seconds: Annotated[float, Field(gt=0)] = 5.0
+    segment_answers: Annotated[int, Field(gt=0)] = 500
+    # A worker that has not been heard of for this long has lost its units. Longer than any pause of a healthy one.
+    lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+
+
+class Budget(_Part):
+    """Where to stop. A stopped run loses nothing: raise the limit and run it again."""
+
+    max_usd: Annotated[float, Field(gt=0)] | None = (
+        None  # of all runs over the partition since its last finish
+    )
+    max_hours: Annotated[float, Field(gt=0)] | None = None  # of one run
+    max_failed_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the answers so far
+
+
 class Prices(_Part):
     """What a device costs. The longest name that the engine's device starts with counts; none: cost is unknown."""
 
@@ -90,6 +114,7 @@ class Job(_Part):
     output: Output
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    pool: PoolConfig = PoolConfig()
     system_prompt: str = SYSTEM_PROMPT
     prepare: Prepare = Prepare()
     chunking: Chunking = Chunking()
@@ -97,6 +122,8 @@ class Job(_Part):
         dict[str, AnyTask], Field(min_length=1)
     ]  # name of the task, its folder and its asset -> settings
     prices: Prices = Prices()
+    budget: Budget = Budget()
+    ledger: LedgerConfig = LedgerConfig()
 
     @field_validator("name")
     @classmethod
@@ -111,9 +138,10 @@ class Job(_Part):
     def _check(self) -> Job:
         source = self.source
         for name, task in self.tasks.items():
-            if not _NAME.fullmatch(name) or name in ("documents", "report"):
+            if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
                 raise ValueError(
-                    f"task name {name!r} must be small letters, digits and underscores, and not documents or report"
+                    f"task name {name!r} must be small letters, digits and underscores, and none of "
+                    f"{', '.join(RESERVED_NAMES)}"
                 )
             clash = sorted(
                 {source.id_column, *source.carry} & (COMMON_COLUMNS | {field.name for field in task.columns})
@@ -126,6 +154,8 @@ class Job(_Part):
             raise ValueError("source.id_column and source.text_column are the same column")
         if self.output.uri.rstrip("/") == source.uri.rstrip("/"):
             raise ValueError("output.uri is the source's; answers would be read as documents")
+        if self.budget.max_usd is not None and not self.prices.usd_per_hour:
+            raise ValueError("budget.max_usd needs prices.usd_per_hour: without a price nothing has a cost")
         return self
 
     def settings_hash(self, task_name: str) -> str:

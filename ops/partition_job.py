@@ -1,46 +1,51 @@
 """One run over one partition, from shards to answers and report. The heart of docmill; read it first in `ops/`.
 
-    shards --feed (own thread): read, clean, tokenise, cut--> documents
-           --dialogues: every task's requests, adjacent--> engine (own thread), never waiting for a batch or a shard
-           --answer files: rows in input order--> one Parquet file per (task, shard), atomically
+    shards --planning--> plan: work units
+           --pool: workers claim units, see `ops.worker`--> parts, and a mark for each unit that is done
+           --assembling--> one Parquet file per (task, shard), atomically
            --> report.json, and last the manifest
 
-Running a partition again replaces its files. Rows and shards that cannot be used are counted, with reasons; what
-raises here (`NoShards`, `JobError`, `StorageError`, `EngineError`) concerns the run as a whole.
+Whatever dies on the way, running the partition again does only the rest; running a finished one replaces its files.
+Two runs at the same time share the work, and one of them finishes it. Rows and shards that cannot be used are
+counted, with reasons; what raises here (`NoShards`, `JobError`, `Stopped`, `StorageError`, `EngineError`) concerns the
+run as a whole.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+import threading
+from datetime import datetime
+from functools import partial
 
 from docmill.data import storage
+from docmill.data.errors import StorageNotFound
 from docmill.data.layout import Layout
-from docmill.data.manifest import read_manifest, write_manifest
+from docmill.data.ledger import Ledger
+from docmill.data.manifest import Manifest, is_committed, read_versioned_manifest, replace_manifest
+from docmill.data.plan import Plan, encode_plan, read_plan
 from docmill.data.records import Partition
-from docmill.engine.open_engine import open_engine
+from docmill.engine.model_files import fingerprint, resolve_model
+from docmill.engine.pool.inline_pool import InlinePool
+from docmill.engine.pool.open_pool import open_pool
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Engine, EngineInfo
+from docmill.engine.types import Engine
 from docmill.ops import report as reports
-from docmill.ops.answer_files import AnswerFiles, Place
-from docmill.ops.dialogues import Dialogues
-from docmill.ops.errors import JobError
-from docmill.ops.feed import Ahead, BatchReady, Event, ShardEnded, ShardFailed, ShardOpened, read_documents
-from docmill.ops.finish import make_manifest, make_report
+from docmill.ops.assembling import Assembled, assemble, remove_stale
+from docmill.ops.brake import Brake
+from docmill.ops.errors import BudgetSpent, JobError, Stopped
+from docmill.ops.finish import add_to_manifest, make_report
 from docmill.ops.job import Job
-from docmill.ops.meter import Meter
+from docmill.ops.ledger_progress import LedgerProgress
 from docmill.ops.partitions import find_shards
+from docmill.ops.planning import make_plan, settings_fingerprint
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
-from docmill.ops.prompts import Prompts
 from docmill.ops.report import Report
 from docmill.ops.stages import Stages
 from docmill.ops.tasks.task import Task
+from docmill.ops.worker import WorkerResult, WorkOrder, run_worker
 
 log = logging.getLogger(__name__)
-
-SMALLEST_CHUNK_TOKENS = 16
-NUM_BATCHES_AHEAD = 4
-POLL_SECONDS = 0.1
 
 
 def run_partition(
@@ -51,71 +56,59 @@ def run_partition(
     engine: Engine | None = None,
     tokenizer: ModelTokenizer | None = None,
     on_progress: OnProgress = ignore_progress,
+    stop: threading.Event | None = None,
 ) -> Report:
     """Answer the job's tasks (or only those named) about every document of the partition.
 
-    The engine is opened here and closed again, unless one is given. Raises for what concerns the whole run only.
+    Engines are opened by the workers and closed again; one that is given is used inline and stays open. Setting
+    `stop` ends the run cleanly within half a minute: it raises `Stopped`. Raises for what concerns the whole run only.
     """
     started_at = reports.now()
     chosen = _choose(job, tasks)
+    storage.check_reachable(job.source.uri)
     shards = find_shards(job, partition)
     layout = Layout(job.output.uri, partition)
     storage.check_writable(layout.internal_folder)
-    _check_owner(job, layout)
+    manifest, manifest_version = read_versioned_manifest(layout.manifest)
+    _check_owner(job, manifest)
     stages = Stages()
-    with ExitStack() as stack:
-        on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
-        with stages.measure("model_load"):
-            tokenizer = tokenizer or ModelTokenizer(job.model)
-            if engine is None:
-                engine = open_engine(job.model, job.engine, tokenizer)
-                stack.callback(engine.close)
-        busy_before = engine.busy_seconds
-        prompts = Prompts(tokenizer, job.system_prompt)
-        max_chunk_tokens = _max_chunk_tokens(job, prompts, engine.info)
-        events = read_documents(
-            job, shards, tokenizer=tokenizer, max_chunk_tokens=max_chunk_tokens, stages=stages
-        )
-        feed = stack.enter_context(Ahead(events, num_ahead=NUM_BATCHES_AHEAD))
-        files = stack.enter_context(
-            AnswerFiles(layout, chosen, job=job.name, model=engine.info.model, stages=stages)
-        )
-        max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
-        dialogues: Dialogues[Place] = Dialogues(engine, prompts, chosen, max_in_flight=max_in_flight)
-        meter = Meter(on_progress, files, dialogues, shards)
-        while not feed.exhausted or len(dialogues):
-            while not feed.exhausted and dialogues.wants_more and files.has_room:
-                event = feed.take(wait=len(dialogues) == 0)
-                if event is None:
-                    break
-                _take(event, files, dialogues)
-            dialogues.pump()
-            for finished in dialogues.collect(POLL_SECONDS):
-                files.add(finished.key, finished.task_name, finished.answer)
-            meter.show()
-        stages.seconds["engine"] = engine.busy_seconds - busy_before
-        meter.show(stage="writing", now=True)
-        files.remove_stale(shards)
-        report = make_report(
-            job,
-            partition,
-            engine.info,
-            files,
-            dialogues,
-            stages=stages,
-            started_at=started_at,
-            num_shards=len(shards),
-        )
-    storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    write_manifest(layout.manifest, make_manifest(job, partition, layout, files, report))
-    log.info(
-        "job=%s partition=%s documents=%d seconds=%.1f",
-        job.name,
-        partition,
-        report.documents,
-        report.seconds.wall,
-    )
-    return report
+    on_progress(Progress("planning", 0, None, 0, 0, 0.0))
+    with stages.measure("planning"):
+        settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
+        plan = _store_plan(layout, make_plan(job, partition, shards, chosen, fingerprint=settings))
+    ledger = Ledger(layout, plan)
+    earlier_beats = ledger.read_beats(ledger.view().beats)
+    order = WorkOrder(job, partition, list(chosen), plan, manifest_version)
+    committed = partial(is_committed, layout.manifest, plan.id, manifest_version)
+    results = _run_workers(order, ledger, engine, tokenizer, on_progress, stop or threading.Event())
+    if not committed():
+        on_progress(_all_done(plan, results, started_at))
+        try:
+            with stages.measure("assembling"):
+                assembled = assemble(ledger, chosen)
+                remove_stale(layout, job.name, chosen, plan.shards)
+        except StorageNotFound:
+            if not committed():
+                raise
+        else:
+            report = make_report(
+                job,
+                partition,
+                ledger,
+                assembled,
+                results,
+                earlier_beats,
+                stages=stages,
+                started_at=started_at,
+            )
+            if _commit(layout, job, partition, plan, assembled, report, committed):
+                _clean_up(ledger, job.ledger.lease_seconds)
+                log.info("job=%s partition=%s documents=%d seconds=%.1f",
+                         job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
+                return report
+    log.info("job=%s partition=%s another run has finished it meanwhile", job.name, partition)
+    _clean_up(ledger, job.ledger.lease_seconds)
+    return Report.model_validate_json(storage.read_bytes(layout.report))
 
 
 def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
@@ -127,9 +120,8 @@ def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
     return {name: task for name, task in job.tasks.items() if names is None or name in names}
 
 
-def _check_owner(job: Job, layout: Layout) -> None:
+def _check_owner(job: Job, manifest: Manifest | None) -> None:
     """Two jobs with one output would overwrite each other's answers without a word."""
-    manifest = read_manifest(layout.manifest)
     if manifest is not None and manifest.job != job.name:
         raise JobError(
             job.name,
@@ -137,29 +129,118 @@ def _check_owner(job: Job, layout: Layout) -> None:
         )
 
 
-def _max_chunk_tokens(job: Job, prompts: Prompts, info: EngineInfo) -> int:
-    """The longest chunk that fits every task of the job, chosen or not: prompts must not depend on the choice."""
-    room = {name: task.max_chunk_tokens(prompts, info.max_model_len) for name, task in job.tasks.items()}
-    tightest = min(room, key=room.__getitem__)
-    if room[tightest] < SMALLEST_CHUNK_TOKENS:
-        raise JobError(job.name, [
-            f"tasks.{tightest}: its prompt and longest answer leave {room[tightest]} tokens for the document in a "
-            f"context of {info.max_model_len}; lower its output tokens, shorten the instruction, or raise "
-            "engine.max_model_len"
-        ])  # fmt: skip
-    return min(room[tightest], job.chunking.max_tokens or room[tightest])
+def _model_fingerprint(job: Job, engine: Engine | None) -> str:
+    if engine is not None:
+        return engine.info.model_fingerprint
+    if job.engine.kind == "fake":
+        return job.engine.kind
+    return fingerprint(resolve_model(job.model), job.model.revision)
 
 
-def _take(event: Event, files: AnswerFiles, dialogues: Dialogues[Place]) -> None:
-    match event:
-        case ShardOpened():
-            files.open_shard(event)
-        case BatchReady():
-            for place, row in zip(files.open_batch(event), event.rows, strict=True):
-                if isinstance(row, list):
-                    dialogues.start(place, row)
-        case ShardEnded():
-            files.end_shard(event.shard)
-        case ShardFailed():
-            log.warning("shard failed: %s", event.error)
-            files.fail_shard(event)
+def _store_plan(layout: Layout, plan: Plan) -> Plan:
+    """Put the plan where workers and `docmill status` find it, unless it is there already.
+
+    One of other documents or settings is replaced: its finished units count for the new one where they are the same.
+    """
+    while True:
+        stored, version = read_plan(layout.plan)
+        if stored is not None and stored.id == plan.id:
+            return stored
+        if storage.replace_bytes(layout.plan, encode_plan(plan), version=version):
+            return plan
+
+
+def _run_workers(
+    order: WorkOrder,
+    ledger: Ledger,
+    engine: Engine | None,
+    tokenizer: ModelTokenizer | None,
+    on_progress: OnProgress,
+    stop: threading.Event,
+) -> list[WorkerResult]:
+    """Returns when every unit is done. Raises `Stopped` where the run was asked to end before."""
+    job = order.job
+    brake, reason = Brake(job, ledger), None
+    inline = engine is not None or job.pool.kind == "inline"
+    progress = LedgerProgress(ledger, on_progress, lease_seconds=job.ledger.lease_seconds)
+    ended = threading.Event()  # what workers look at: the caller's wish, or ours
+
+    def on_poll() -> None:
+        nonlocal reason
+        reason = reason or brake.reason()
+        if reason is not None or stop.is_set():
+            ended.set()
+        if not inline:
+            progress.show()
+
+    if inline:
+        work = partial(run_worker, order, engine=engine, tokenizer=tokenizer, on_progress=on_progress)
+        result = InlinePool().run(work, on_poll=on_poll, stop=ended)
+    else:
+        pool = open_pool(
+            job.pool, tensor_parallel_size=job.engine.tensor_parallel_size, device=job.engine.device
+        )
+        result = pool.run(partial(run_worker, order), on_poll=on_poll, stop=ended)
+    for lost in result.lost:
+        log.warning(
+            "job=%s partition=%s worker=%s lost: %s", job.name, order.partition, lost.name, lost.reason
+        )
+    view = ledger.view()
+    num_left = sum(unit.id not in view.done for unit in ledger.units(view))
+    workers: list[WorkerResult] = result.values
+    if num_left and any(worker.stopped for worker in workers):
+        if reason is not None:
+            raise BudgetSpent(reason, num_left)
+        raise Stopped("the run was asked to stop", num_left)
+    if reason := brake.reason(at_the_end=True):
+        raise BudgetSpent(reason, num_left)
+    return workers
+
+
+def _all_done(plan: Plan, results: list[WorkerResult], started_at: datetime) -> Progress:
+    tokens = [worker.figures.get("tokens", {}) for worker in results]
+    return Progress(
+        "writing",
+        plan.num_documents,
+        plan.num_documents,
+        sum(some.get("output", 0) for some in tokens),
+        sum(some.get("prompt", 0) for some in tokens),
+        (reports.now() - started_at).total_seconds(),
+    )
+
+
+def _commit(
+    layout: Layout,
+    job: Job,
+    partition: Partition,
+    plan: Plan,
+    assembled: Assembled,
+    report: Report,
+    committed: partial[bool],
+) -> bool:
+    """Write the report, and last the manifest. False where another run of the same plan has done it meanwhile."""
+    storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
+    while not committed():
+        before, version = read_versioned_manifest(layout.manifest)
+        manifest = add_to_manifest(before, job, partition, plan, assembled, report)
+        if replace_manifest(layout.manifest, manifest, version=version):
+            return True
+    return False
+
+
+def _clean_up(ledger: Ledger, lease_seconds: float) -> None:
+    """The answers are out: what led to them may go. What a living run with other settings has there stays."""
+    layout, settings = ledger.layout, ledger.plan.fingerprint
+    last_seen: dict[str, float] = {}
+    for file in storage.list_files(layout.ledgers_folder):
+        name = file.name.split("/", 1)[0]
+        last_seen[name] = max(last_seen.get(name, 0.0), file.modified)
+    now = last_seen.get(settings, 0.0)
+    living = [name for name, seen in last_seen.items() if name != settings and now - seen <= lease_seconds]
+    if not living:
+        for folder in (layout.segments_folder, layout.all_parts_folder, layout.ledgers_folder):
+            storage.delete_folder(folder)
+        return
+    for name in last_seen.keys() - set(living):
+        storage.delete_folder(layout.parts_folder(name))
+        storage.delete_folder(layout.ledger(name))

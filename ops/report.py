@@ -73,15 +73,17 @@ class FailedShard(_Figures):
 
 
 class Seconds(_Figures):
-    """Seconds by stage. Read, prepare and tokenise overlap with the engine; so the sum may exceed the wall time."""
+    """Seconds by stage, of all workers together. Most overlap with the engine; so the sum may exceed the wall time."""
 
     wall: float = 0.0
+    planning: float = 0.0
     model_load: float = 0.0
     read: float = 0.0
     prepare: float = 0.0
     tokenise: float = 0.0
     engine: float = 0.0  # the engine had something to compute
-    write: float = 0.0
+    write: float = 0.0  # segments and parts, beside the engine
+    assembling: float = 0.0  # parts to output files, after the engine
 
 
 class Rates(_Figures):
@@ -94,11 +96,25 @@ class Rates(_Figures):
 
 
 class Cost(_Figures):
-    """Wall time with the model's loading, times the device's price. None where the job has no price for the device."""
+    """Engine time (wall time with the model's loading, of each engine, and of runs that did not end) times the price.
+
+    None where the job has no price for the device.
+    """
 
     usd_per_hour: float | None = None
     usd: float | None = None
     usd_per_1000_documents: float | None = None
+
+
+class IncidentReport(_Figures):
+    """A death of an engine that the run survived, see `engine.types.Incident`."""
+
+    kind: str
+    at: datetime
+    num_in_flight: int
+    message: str
+    action: str
+    limits: dict[str, int] = Field(default_factory=dict)
 
 
 class Machine(_Figures):
@@ -122,14 +138,22 @@ class Report(_Figures):
     model: str
     model_fingerprint: str
     engine: str
+    plan: str
     shards: int
     failed_shards: list[FailedShard]
     documents: int  # rows read, of shards that could be used
     truncated_documents: int  # cut at prepare.max_chars
     chunked_documents: int  # did not fit the model whole
     requests: int
-    tokens: Tokens
+    dead_letters: int  # requests that failed for good, see dead_letters.parquet
+    tokens: Tokens  # of the answers
+    computed_tokens: (
+        Tokens  # by the engines, in runs that did not end too: more than `tokens` is work done twice
+    )
     tasks: dict[str, TaskReport]
+    workers: int
+    earlier_worker_seconds: float  # of runs that did not end: their time is in the cost
+    incidents: list[IncidentReport]
     seconds: Seconds
     rates: Rates
     cost: Cost
@@ -165,24 +189,24 @@ def versions(engine_versions: dict[str, str]) -> dict[str, str]:
     return ours | engine_versions
 
 
-def rates(*, documents: int, tokens: Tokens, seconds: Seconds) -> Rates:
-    """Throughput of a run, from its totals."""
-    working = max(seconds.wall - seconds.model_load, 1e-9)
+def rates(*, documents: int, tokens: Tokens, seconds: Seconds, num_engines: int = 1) -> Rates:
+    """Throughput of a run, from what it did itself. Seconds of stages are those of all engines together."""
+    working = max(seconds.wall - seconds.model_load / num_engines, 1e-9)
     return Rates(
         documents_per_second=documents / working,
         prompt_tokens_per_second=tokens.prompt / working,
         output_tokens_per_second=tokens.output / working,
-        engine_busy_share=min(1.0, seconds.engine / working),
+        engine_busy_share=min(1.0, seconds.engine / num_engines / working),
     )
 
 
 def bill(
-    tasks: dict[str, TaskReport], *, documents: int, seconds: Seconds, usd_per_hour: float | None
+    tasks: dict[str, TaskReport], *, documents: int, engine_seconds: float, usd_per_hour: float | None
 ) -> Cost:
     """The run's cost; also fills in each task's share of it, by the engine work that the task caused."""
     if usd_per_hour is None:
         return Cost()
-    usd = seconds.wall / 3600 * usd_per_hour
+    usd = engine_seconds / 3600 * usd_per_hour
     work = sum(task.weight() for task in tasks.values())
     for task in tasks.values():
         task.usd = usd * task.weight() / work if work else usd / len(tasks)

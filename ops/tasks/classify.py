@@ -68,6 +68,10 @@ class Classify(Task):
         ]
         return {"label": self.labels[best], "score": scores[best], "label_scores": label_scores}
 
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        """Scoring labels writes one token; an empty text is not asked about."""
+        return min(1.0, num_text_tokens)
+
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and the longest label."""
         longest = max(map(len, _label_ids(tuple(self.labels), prompts.tokenizer)))

@@ -55,6 +55,10 @@ class Generate(Task):
             _check_json(answers[0])
         return {"answer": "\n".join(answers)}
 
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        """Half of what the task allows: nobody knows the prompt but its author. An empty text is not asked about."""
+        return self.max_output_tokens / 2 if num_text_tokens else 0.0
+
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and an answer of full length."""
         return max_model_len - prompts.num_frame_tokens(self.instruction) - self.max_output_tokens

@@ -47,6 +47,10 @@ class Summarize(Task):
             summaries = [prompts.tokenizer.decode(completion.token_ids).strip() for completion in completions]
         return {"summary": summaries[0]}
 
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        """A sentence, or what the limit leaves of it."""
+        return min(30.0, self.max_output_tokens, num_text_tokens)
+
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk (or its summaries) and a summary of full length."""
         instructions = (self.instruction, self.reduce_instruction)

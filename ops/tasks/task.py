@@ -64,5 +64,9 @@ class Task(BaseModel):
         """The dialogue about one document."""
 
     @abstractmethod
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        """Tokens that the answer about a text of this length takes, roughly: for planning."""
+
+    @abstractmethod
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Longest chunk whose prompt and answer fit the model's context together."""

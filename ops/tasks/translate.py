@@ -38,6 +38,10 @@ class Translate(Task):
         separators = ["\n" * min(chunk.separator.count("\n"), 2) or " " for chunk in chunks[:-1]]
         return {"translation": "".join(map("".join, zip(translations, [*separators, ""], strict=True)))}
 
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        """As long as the text."""
+        return num_text_tokens
+
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         """Room for the chunk and an answer in proportion to it."""
         room = max_model_len - prompts.num_frame_tokens(self._instruction())

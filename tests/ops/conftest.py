@@ -70,6 +70,7 @@ class ScriptedEngine:
             max_num_seqs=max_num_seqs, load_seconds=0.0,
         )  # fmt: skip
         self.busy_seconds = 0.0
+        self.incidents: tuple[()] = ()
         self.requests: list[Request] = []
         self.most_in_flight = 0
         self.closed = False

@@ -20,7 +20,7 @@ from servers.s3_server import free_port
 from docmill.data import storage
 from docmill.data.demo import hostile_documents
 from docmill.data.demo.days import write_demo_days
-from docmill.data.errors import StorageNotFound, StorageUnreachable
+from docmill.data.errors import StorageError, StorageNotFound, StorageUnreachable
 from docmill.data.layout import answers_glob
 from docmill.engine.errors import ModelError
 from docmill.engine.fake_engine import FakeEngine
@@ -275,7 +275,7 @@ def test_storage_that_goes_away_during_the_run_ends_it_and_leaves_what_was_there
     layout = folder.uri + "/answers/summaries/dt=2026-11-20/b.parquet"
     storage.delete(layout)
     storage.put_bytes(layout + "/in_the_way", b"")
-    with pytest.raises(storage.StorageError, match=r"summaries/dt=2026-11-20/b\.parquet"):
+    with pytest.raises(StorageError, match=r"summaries/dt=2026-11-20/b\.parquet"):
         folder.run(tasks=["summaries"])
     assert len(before) == len(folder.rows("summaries", "a"))
 

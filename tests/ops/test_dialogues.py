@@ -141,6 +141,9 @@ class Buggy(Task):
             raise ZeroDivisionError
         return {"answer": completions["translation"]}
 
+    def estimate_output_tokens(self, num_text_tokens: float) -> float:
+        return num_text_tokens
+
     def max_chunk_tokens(self, prompts: Prompts, max_model_len: int) -> int:
         return max_model_len // 2
 
@@ -169,7 +172,11 @@ def test_what_an_answer_cost_is_added_up_over_its_requests(prompts: Prompts) -> 
     usages = [each.answer.usage for each in finished.values()]
     assert dialogues.usage.num_prompt_tokens == sum(usage.num_prompt_tokens for usage in usages)
     assert dialogues.usage.num_output_tokens == sum(usage.num_output_tokens for usage in usages)
-    assert dialogues.num_requests == {"translations": 3, "classifications": 3, "summaries": 4}
+    asked = dict.fromkeys(TASKS, 0)
+    for (_, task), each in finished.items():
+        asked[task] += each.answer.num_requests
+    assert asked == {"translations": 3, "classifications": 3, "summaries": 4}
+    assert dialogues.num_answered == 10
 
 
 def test_an_answer_that_was_cut_off_says_so(prompts: Prompts, scripted: Callable[..., Any]) -> None:

@@ -18,10 +18,10 @@ def feed_threads() -> list[threading.Thread]:
 def test_items_come_in_order_and_then_none() -> None:
     with Ahead(iter("abc"), num_ahead=1) as ahead:
         taken = []
-        while (item := ahead.take(wait=True)) is not None:
+        while (item := ahead.take(10)) is not None:
             taken.append(item)
         assert (taken, ahead.exhausted) == (list("abc"), True)
-        assert ahead.take(wait=True) is None
+        assert ahead.take(10) is None
     assert feed_threads() == []
 
 
@@ -34,7 +34,7 @@ def test_no_more_items_are_made_than_are_wanted_ahead() -> None:
             yield number
 
     with Ahead(numbers(), num_ahead=3) as ahead:
-        assert [ahead.take(wait=True) for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert [ahead.take(10) for _ in range(5)] == [0, 1, 2, 3, 4]
     assert len(made) < 20
     assert feed_threads() == []
 
@@ -47,10 +47,10 @@ def test_without_waiting_there_may_be_none_yet() -> None:
         yield "now"
 
     with Ahead(later(), num_ahead=1) as ahead:
-        assert ahead.take(wait=False) is None
+        assert ahead.take() is None
         assert not ahead.exhausted
         ready.set()
-        assert ahead.take(wait=True) == "now"
+        assert ahead.take(10) == "now"
 
 
 def test_what_it_raises_is_raised_where_it_is_taken_after_what_came_before() -> None:
@@ -59,7 +59,7 @@ def test_what_it_raises_is_raised_where_it_is_taken_after_what_came_before() -> 
         raise ZeroDivisionError
 
     with Ahead(failing(), num_ahead=2) as ahead:
-        assert ahead.take(wait=True) == "first"
+        assert ahead.take(10) == "first"
         with pytest.raises(ZeroDivisionError):
-            ahead.take(wait=True)
+            ahead.take(10)
     assert feed_threads() == []

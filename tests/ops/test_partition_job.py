@@ -18,12 +18,13 @@ import pyarrow as pa
 import pytest
 
 from docmill.data import storage
+from docmill.data.errors import StorageError
 from docmill.data.layout import Layout, answers_glob
 from docmill.data.records import Usage
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request
-from docmill.ops import answer_files
+from docmill.ops import planning, unit_answers
 from docmill.ops.errors import JobError, NoShards
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
@@ -278,7 +279,7 @@ def test_where_the_manifest_cannot_be_written_there_is_none(folder: Any) -> None
     folder.write("a", ["eins"])
     storage.put_bytes(f"{folder.uri}/answers/_docmill/dt=2026-11-20/report.json/in_the_way", b"")
     job = folder.job()
-    with pytest.raises(storage.StorageError, match=r"report\.json"):
+    with pytest.raises(StorageError, match=r"report\.json"):
         run_partition(job, job.partition("2026-11-20"), tokenizer=folder.tokenizer)
     assert folder.manifest() is None
 
@@ -292,6 +293,7 @@ def test_a_run_leaves_no_other_file_in_the_output(folder: Any) -> None:
     assert found == sorted(
         [
             f"_docmill/{day}/manifest.json",
+            f"_docmill/{day}/plan.parquet",
             f"_docmill/{day}/report.json",
             *(f"{task}/{day}/a.parquet" for task in TASKS),
         ]
@@ -316,39 +318,43 @@ def test_progress_only_grows_and_ends_with_all(folder: Any) -> None:
         folder.write(name, [f"Text {number}" for number in range(12)])
     seen: list[Progress] = []
     folder.run(engine=SlowlyAnsweringEngine(), on_progress=seen.append)
-    assert seen[0].stage == "loading model"
+    assert [progress.stage for progress in seen[:2]] == ["planning", "loading model"]
     assert [progress.stage for progress in seen[-1:]] == ["writing"]
-    assert {progress.stage for progress in seen[1:-1]} == {"running"}
+    assert {progress.stage for progress in seen[2:-1]} == {"running"}
     for earlier, later in pairwise(seen):
         assert earlier.num_documents_done <= later.num_documents_done
         assert earlier.num_output_tokens <= later.num_output_tokens
         assert earlier.seconds <= later.seconds
-    assert all(progress.num_documents_done <= (progress.num_documents_total or 0) for progress in seen[1:])
+    assert all(progress.num_documents_done <= (progress.num_documents_total or 0) for progress in seen[2:])
     assert seen[-1].num_documents_done == seen[-1].num_documents_total == 36
     assert len(seen) > 3
 
 
-def test_a_slow_document_holds_back_a_bounded_number_of_rows(
+def test_a_slow_document_holds_back_its_unit_alone(
     folder: Any, scripted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file cannot be written before it; the rows behind it wait in memory, and new ones are not taken."""
-    monkeypatch.setattr(answer_files, "MAX_OPEN_ROWS", 1000)
+    """The rows of its unit wait in memory, a bounded number of them; those of all others are written meanwhile."""
+    monkeypatch.setattr(unit_answers, "MAX_OPEN_ROWS", 1000)
+    monkeypatch.setattr(planning, "MAX_UNIT_ROWS", 400)
     folder.write("a", ["langsam"] + [f"Text {number}" for number in range(5000)])
-    engine = SlowForOne(folder.tokenizer, scripted())
+    layout = Layout(f"{folder.uri}/answers", folder.job().partition("2026-11-20"))
+    engine = SlowForOne(folder.tokenizer, scripted(), layout.ledgers_folder)
     report = folder.run(engine=engine, tasks=["translations"])
     assert report.tasks["translations"].counts.ok == 5001
-    assert engine.answered_before_the_slow_one < 2600
+    assert engine.units_done_before_the_slow_one >= 5000 // 400 - 1
     assert [row["doc_id"] for row in folder.rows("translations", "a")] == [f"a-{n}" for n in range(5001)]
 
 
 class SlowForOne:
     """Keeps the first request until nothing else is left to answer."""
 
-    def __init__(self, tokenizer: Any, inner: Any):
-        self._inner, self.info, self.busy_seconds = inner, inner.info, 0.0
+    def __init__(self, tokenizer: Any, inner: Any, ledgers: str):
+        self._ledgers = ledgers
+        self._inner, self.info, self.busy_seconds, self.incidents = inner, inner.info, 0.0, ()
         self._slow: Request | None = None
         self._first = True
-        self.answered_before_the_slow_one = 0
+        self._seen_idle = 0
+        self.units_done_before_the_slow_one = 0
 
     @property
     def num_in_flight(self) -> int:
@@ -363,8 +369,11 @@ class SlowForOne:
     def completions(self, timeout_seconds: float) -> list[Completion]:
         done = self._inner.completions(timeout_seconds)
         if self._slow is not None:
-            self.answered_before_the_slow_one += len(done)
-            if not done:
+            self._seen_idle = 0 if done else self._seen_idle + 1
+            time.sleep(0 if done else 0.1)  # the writer may have something to do still
+            if self._seen_idle > 10:
+                files = storage.list_files(self._ledgers)
+                self.units_done_before_the_slow_one = sum("/done/" in file.name for file in files)
                 self._inner.submit(self._slow)
                 self._slow = None
         return done

@@ -1,0 +1,97 @@
+"""Segments: small immutable Parquet files of finished requests, so that none is paid for twice.
+
+A worker writes one every few seconds for each unit that it works on. A request is done when its `request_key`, a
+hash of all that the answer depends on, is in a segment; whoever takes the unit over reads them first.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from docmill.data import storage
+from docmill.data.layout import join
+from docmill.data.records import NO_USAGE, Usage
+
+log = logging.getLogger(__name__)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("request_key", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("finish_reason", pa.string()),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("cached_tokens", pa.int32(), nullable=False),
+        pa.field("output_tokens", pa.int32(), nullable=False),
+        pa.field("label_logprobs", pa.list_(pa.float64())),
+        pa.field("error_reason", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRequest:
+    """One request's answer, as it is kept. Equal keys have equal answers, so the first one found is as good as any."""
+
+    request_key: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage = NO_USAGE
+    label_logprobs: tuple[float, ...] | None = None
+    error_reason: str | None = None
+    error_message: str | None = None
+    attempts: int = 1
+
+
+def write_segment(folder_uri: str, name: str, finished: Iterable[FinishedRequest]) -> None:
+    """One PUT. `name` must be new in the folder."""
+    rows = [
+        {
+            "request_key": item.request_key,
+            "token_ids": item.token_ids,
+            "finish_reason": item.finish_reason,
+            "prompt_tokens": item.usage.num_prompt_tokens,
+            "cached_tokens": item.usage.num_cached_tokens,
+            "output_tokens": item.usage.num_output_tokens,
+            "label_logprobs": item.label_logprobs,
+            "error_reason": item.error_reason,
+            "error_message": item.error_message,
+            "attempts": item.attempts,
+        }
+        for item in finished
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd", use_dictionary=False)
+    storage.put_bytes(join(folder_uri, f"{name}.parquet"), sink.getvalue())
+
+
+def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
+    """All finished requests below the folders, by key. A file that is no segment is left out, with a warning."""
+    found: dict[str, FinishedRequest] = {}
+    for folder_uri in folder_uris:
+        for file in storage.list_files(folder_uri):
+            try:
+                table = pq.read_table(io.BytesIO(storage.read_bytes(file.uri)), schema=SCHEMA)
+            except (pa.ArrowException, OSError) as error:
+                log.warning("%s is no segment and is left out: %s", file.uri, type(error).__name__)
+                continue
+            for row in table.to_pylist():
+                logprobs = row["label_logprobs"]
+                found[row["request_key"]] = FinishedRequest(
+                    row["request_key"],
+                    tuple(row["token_ids"]),
+                    row["finish_reason"],
+                    Usage(row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]),
+                    None if logprobs is None else tuple(logprobs),
+                    row["error_reason"],
+                    row["error_message"],
+                    row["attempts"],
+                )
+    return found

@@ -1,0 +1,182 @@
+"""Asks again what failed: the dead letters of one partition, or those with one reason, and mends the output in place.
+
+Nothing else is computed. Each output file with a repaired row is replaced by one atomic write; the dead letters and
+the report follow, so that a replay that dies on the way is simply replayed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from docmill.data import storage
+from docmill.data.dead_letters import DeadLetter, read_dead_letters
+from docmill.data.layout import Layout, source_folder
+from docmill.data.manifest import read_manifest
+from docmill.data.records import Answer, Document, Partition, Shard
+from docmill.data.shards import ShardReader, ShardWriter
+from docmill.engine.open_engine import open_engine
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.engine.types import Engine
+from docmill.ops.assembling import replace_dead_letters
+from docmill.ops.dialogues import Dialogues, Finished
+from docmill.ops.errors import NothingToReplay
+from docmill.ops.feed import DocumentCutter
+from docmill.ops.job import Job
+from docmill.ops.prepare import Refusal
+from docmill.ops.progress import OnProgress, Progress, ignore_progress
+from docmill.ops.prompts import Prompts
+from docmill.ops.report import Report, TaskReport
+from docmill.ops.stages import Stages
+from docmill.ops.unit_answers import answer_rows, count_answers, dead_letter
+from docmill.ops.worker import POLL_SECONDS, max_chunk_tokens
+
+Row = tuple[str, int]  # shard, row
+Place = tuple[str, int, str]  # shard, row, task
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay did: dead letters asked again, and how many of them have an answer now."""
+
+    num_asked: int
+    num_repaired: int
+    num_left: int  # dead letters of the partition, those not asked included
+
+
+def replay(
+    job: Job,
+    partition: Partition,
+    *,
+    reason: str | None = None,
+    engine: Engine | None = None,
+    tokenizer: ModelTokenizer | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Replayed:
+    """Ask the partition's dead letters again. Raises `NothingToReplay` where it was never finished or has none."""
+    layout = Layout(job.output.uri, partition)
+    if read_manifest(layout.manifest) is None:
+        raise NothingToReplay(
+            f"{layout.manifest} is not there: the partition was never finished. Run it first"
+        )
+    letters = read_dead_letters(layout.dead_letters)
+    chosen = [
+        letter
+        for letter in letters
+        if letter.task in job.tasks and (reason is None or letter.reason == reason)
+    ]
+    if not chosen:
+        reasons = ", ".join(sorted({letter.reason for letter in letters}))
+        of_reason = f" with reason {reason!r} (there are: {reasons or 'none'})" if reason else ""
+        raise NothingToReplay(f"the partition has no dead letters{of_reason}")
+    with ExitStack() as stack:
+        on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
+        tokenizer = tokenizer or ModelTokenizer(job.model)
+        if engine is None:
+            engine = open_engine(job.model, job.engine, tokenizer)
+            stack.callback(engine.close)
+        finished = _ask(job, partition, chosen, engine, tokenizer)
+    report = _mend(job, layout, finished, engine.info.model)
+    left = [letter for letter in letters if letter not in chosen]
+    for letter in chosen:
+        again = finished[letter.shard, letter.row, letter.task]
+        if again.failed is not None:
+            left.append(
+                dead_letter(letter.task, letter.shard, letter.row, letter.doc_id, again.answer, again.failed)
+            )
+    replace_dead_letters(layout, left)
+    report.dead_letters = len(left)
+    storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
+    return Replayed(len(chosen), len(letters) - len(left), len(left))
+
+
+def _ask(
+    job: Job, partition: Partition, letters: Iterable[DeadLetter], engine: Engine, tokenizer: ModelTokenizer
+) -> dict[Place, Finished[Row]]:
+    """Answers by shard, row and task."""
+    prompts = Prompts(tokenizer, job.system_prompt)
+    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, engine.info), Stages())
+    max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
+    dialogues: Dialogues[Row] = Dialogues(engine, prompts, job.tasks, max_in_flight=max_in_flight)
+    wanted: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for letter in letters:
+        wanted[letter.shard][letter.row].add(letter.task)
+    shards = {shard.name: shard for shard in storage.list_shards(source_folder(job.source.uri, partition))}
+    finished: dict[Place, Finished[Row]] = {}
+
+    def collect() -> None:
+        dialogues.pump()
+        for answered in dialogues.collect(POLL_SECONDS):
+            finished[(*answered.key, answered.task_name)] = answered
+
+    for name, rows in wanted.items():
+        if name not in shards:
+            raise NothingToReplay(f"shard {name} has left the source; run the partition again")
+        for document in _read(job, shards[name], rows):
+            (chunks,), _ = cutter.cut([document])
+            if isinstance(chunks, Refusal):
+                raise NothingToReplay(
+                    f"row {document.row} of {name} cannot be asked about any more ({chunks}); run the partition again"
+                )
+            dialogues.start((name, document.row), chunks, tasks=rows[document.row])
+            while not dialogues.wants_more:
+                collect()
+    while len(dialogues):
+        collect()
+    return finished
+
+
+def _read(job: Job, shard: Shard, rows: Collection[int]) -> Iterator[Document]:
+    source = job.source
+    with ShardReader(
+        shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
+    ) as reader:
+        for batch in reader.rows(min(rows), max(rows) + 1):
+            yield from (document for document in batch.documents if document.row in rows)
+
+
+def _mend(job: Job, layout: Layout, finished: Mapping[Place, Finished[Row]], model: str) -> Report:
+    """Put the new answers into the output files, and their figures into the report."""
+    report = Report.model_validate_json(storage.read_bytes(layout.report))
+    by_file: defaultdict[tuple[str, str], dict[int, Answer]] = defaultdict(dict)
+    for (shard, row, task), again in finished.items():
+        by_file[task, shard][row] = again.answer
+    for (task, shard), answers in by_file.items():
+        uri = layout.answers(task, shard)
+        with storage.open_input(uri) as stream:
+            table = pq.read_table(stream)
+        before = table.take(pa.array(sorted(answers)))
+        num_carried = table.schema.get_field_index("status")
+        (carried,) = before.select(range(num_carried)).combine_chunks().to_batches()
+        in_order = [answers[row] for row in sorted(answers)]
+        after = answer_rows(carried, in_order, job.tasks[task], table.schema, model)
+        _write(uri, table, dict(zip(sorted(answers), range(len(answers)), strict=True)), after)
+        if task in report.tasks:
+            _recount(report.tasks[task], before.column("error").to_pylist(), in_order)
+    return report
+
+
+def _write(uri: str, table: pa.Table, offsets: Mapping[int, int], after: pa.RecordBatch) -> None:
+    """The table with some rows replaced: `offsets` says which row of `after` stands for which of the table."""
+    both = pa.concat_tables([table, pa.Table.from_batches([after])])
+    order = [table.num_rows + offsets[row] if row in offsets else row for row in range(table.num_rows)]
+    with ShardWriter(uri, table.schema) as writer:
+        for batch in both.take(pa.array(order)).combine_chunks().to_batches():
+            writer.write(batch)
+        writer.commit()
+
+
+def _recount(report: TaskReport, errors: list[str | None], answers: list[Answer]) -> None:
+    """Take the failed rows out of the figures and put the new ones in. What the failures had cost stays in."""
+    report.counts.rows -= len(answers)
+    report.counts.failed -= len(answers)
+    for error in errors:
+        reason = (error or "").split(":", 1)[0]
+        report.errors[reason] = report.errors.get(reason, 0) - 1
+    count_answers(report, answers)
+    report.errors = {reason: number for reason, number in report.errors.items() if number > 0}

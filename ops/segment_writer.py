@@ -1,0 +1,130 @@
+"""Makes finished requests durable within seconds, on a thread of its own so that the engine never waits for the store.
+
+The same thread does a worker's other writing (`submit`), so that what concerns one unit happens in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import Self
+
+from docmill.data.layout import Layout
+from docmill.data.segments import FinishedRequest, read_segments, write_segment
+from docmill.engine.types import Completion, RequestError
+
+
+class UnitBook:
+    """What is known of one unit's requests: from segments of earlier runs, and from this one."""
+
+    def __init__(self, unit_id: str, known: dict[str, FinishedRequest], writer: SegmentWriter):
+        self._unit_id, self._known, self._writer = unit_id, known, writer
+
+    def find(self, request_key: str) -> Completion | None:
+        """The completion of a request that was answered before; its request id is empty."""
+        found = self._known.get(request_key)
+        if found is None:
+            return None
+        error = (
+            RequestError(found.error_reason, found.error_message or "")
+            if found.error_reason is not None
+            else None
+        )
+        return Completion(
+            "", found.token_ids, found.finish_reason, found.usage, found.label_logprobs, error, found.attempts
+        )
+
+    def record(self, request_key: str, completion: Completion) -> None:
+        """Have it written with the next segment."""
+        error = completion.error
+        self._writer.add(
+            self._unit_id,
+            FinishedRequest(
+                request_key,
+                completion.token_ids,
+                completion.finish_reason,
+                completion.usage,
+                completion.label_logprobs,
+                error.reason if error else None,
+                error.message if error else None,
+                completion.attempts,
+            ),
+        )
+
+
+class SegmentWriter:
+    """Collects finished requests by unit and writes them every few seconds. Use as a context manager.
+
+    Leaving it writes what is left, also when an error or an interruption is the reason.
+    """
+
+    def __init__(self, layout: Layout, worker: str, *, seconds: float, num_answers: int):
+        self._layout, self._worker = layout, worker
+        self._seconds, self._num_answers = seconds, num_answers
+        self._pending: defaultdict[str, list[FinishedRequest]] = defaultdict(list)
+        self._num_pending = 0
+        self._flushed_at = time.monotonic()
+        self._numbers = count()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="docmill-write")
+        self._jobs: list[Future[None]] = []
+
+    def open_book(self, unit_id: str, ancestors: tuple[str, ...] = ()) -> UnitBook:
+        """The book of a unit that begins, with all that earlier workers knew of it."""
+        folders = [self._layout.segments(name) for name in (unit_id, *ancestors)]
+        return UnitBook(unit_id, read_segments(folders), self)
+
+    def add(self, unit_id: str, finished: FinishedRequest) -> None:
+        """Take one finished request."""
+        self._pending[unit_id].append(finished)
+        self._num_pending += 1
+
+    def forget(self, unit_id: str) -> None:
+        """The unit's answers are complete: its requests need not be written any more."""
+        self._num_pending -= len(self._pending.pop(unit_id, []))
+
+    def write_if_due(self) -> None:
+        """Start writing where enough is pending or it is time. Raises what an earlier write raised."""
+        waited = time.monotonic() - self._flushed_at
+        if self._num_pending >= self._num_answers or (self._num_pending and waited >= self._seconds):
+            self._start_writing()
+        self.check()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have something else written, after all that came before."""
+        self._jobs.append(self._thread.submit(work))
+
+    def check(self) -> None:
+        """Raise what writing raised."""
+        while self._jobs and self._jobs[0].done():
+            self._jobs.pop(0).result()
+
+    @property
+    def num_waiting(self) -> int:
+        """Writes that have not ended."""
+        return len(self._jobs)
+
+    def wait(self) -> None:
+        """Until everything submitted is written; raises what that raised."""
+        while self._jobs:
+            self._jobs.pop(0).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._start_writing()
+        self._thread.shutdown(wait=True)
+        self.wait()
+
+    def _start_writing(self) -> None:
+        pending, self._pending, self._num_pending = self._pending, defaultdict(list), 0
+        self._flushed_at = time.monotonic()
+        for unit_id, finished in pending.items():
+            if finished:
+                name = f"{self._worker}-{next(self._numbers):06d}"
+                self.submit(lambda unit_id=unit_id, name=name, finished=finished: write_segment(  # type: ignore[misc]
+                    self._layout.segments(unit_id), name, finished
+                ))  # fmt: skip

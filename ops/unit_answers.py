@@ -1,0 +1,307 @@
+"""Answers in, parts out: the rows of each unit in the order of its shard, written when the last one is there.
+
+Answers come in any order. What waits for a slow document is bounded by `MAX_OPEN_ROWS`, on which the worker stops
+taking new documents. A part is an Arrow file; `ops.assembling` makes the output files of the parts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+
+from docmill.data import storage
+from docmill.data.dead_letters import DeadLetter, encode_dead_letters
+from docmill.data.layout import join
+from docmill.data.ledger import Done, Ledger
+from docmill.data.records import Answer, Status
+from docmill.data.schemas import answer_schema
+from docmill.ops.claims import Claims, Held
+from docmill.ops.dialogues import FailedRequest
+from docmill.ops.feed import BatchReady, UnitFailed, UnitOpened
+from docmill.ops.prepare import Refusal
+from docmill.ops.report import TaskReport, now
+from docmill.ops.segment_writer import SegmentWriter, UnitBook
+from docmill.ops.tasks.task import Task
+
+MAX_OPEN_ROWS = 20_000
+DEAD_LETTERS = "dead_letters"  # their part's name; no task can be called so, see `ops.job`
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where an answer belongs: a row of a batch of a unit."""
+
+    batch: _OpenBatch
+    offset: int
+
+
+@dataclass(slots=True, eq=False)
+class _OpenBatch:
+    unit: _OpenUnit
+    first_row: int
+    carried: pa.RecordBatch
+    truncated: list[bool]
+    chunked: list[bool]
+    answers: dict[str, list[Answer | None]]  # task -> one for each row
+    num_missing: int
+
+
+@dataclass(slots=True, eq=False)
+class _OpenUnit:
+    held: Held
+    schemas: dict[str, pa.Schema]
+    book: UnitBook
+    batches: deque[_OpenBatch] = field(default_factory=deque)
+    failed: list[tuple[str, _OpenBatch, int, FailedRequest]] = field(default_factory=list)
+    read_to_end: bool = False
+    ended: bool = False
+
+
+class UnitAnswers:
+    """The units that one worker has open."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        writer: SegmentWriter,
+        tasks: Mapping[str, Task],
+        *,
+        job: str,
+        model: str,
+    ):
+        self.num_rows_written = self.num_answers = self.num_failed = 0
+        self._ledger, self._claims, self._writer, self._tasks = ledger, claims, writer, tasks
+        self._job, self._model = job, model
+        self._units: dict[int, _OpenUnit] = {}  # by the identity of what is held
+        self._num_open_rows = self._num_open_answers = 0
+
+    @property
+    def num_rows_done(self) -> int:
+        """Rows answered, written or not; a row of which two of three tasks are answered counts two thirds."""
+        return self.num_rows_written + self._num_open_answers // len(self._tasks)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more rows may be opened."""
+        return self._num_open_rows < MAX_OPEN_ROWS
+
+    def open_unit(self, event: UnitOpened) -> None:
+        """Begin a unit with what earlier workers knew of it."""
+        unit = event.held.unit
+        schemas = {
+            name: answer_schema(event.carried_schema, task.columns, job=self._job)
+            for name, task in self._tasks.items()
+        }
+        book = self._writer.open_book(unit.id, unit.ancestors)
+        self._units[id(event.held)] = _OpenUnit(event.held, schemas, book)
+
+    def open_batch(self, event: BatchReady) -> list[tuple[Place, UnitBook]]:
+        """Make room for a batch's answers. Rows that are not asked about get theirs at once. Returns a place a row.
+
+        Of rows that another worker has taken over meanwhile nothing is returned.
+        """
+        unit = self._units.get(id(event.held))
+        num_rows = min(len(event.rows), event.held.unit.end_row - event.first_row)
+        if unit is None or event.held.lost or num_rows <= 0:
+            return []
+        event.held.next_row = event.first_row + num_rows
+        rows = event.rows[:num_rows]
+        batch = _OpenBatch(
+            unit,
+            event.first_row,
+            event.carried.slice(0, num_rows),
+            event.truncated[:num_rows],
+            [isinstance(row, list) and len(row) > 1 for row in rows],
+            {name: [None] * num_rows for name in self._tasks},
+            num_rows * len(self._tasks),
+        )
+        unit.batches.append(batch)
+        self._num_open_rows += num_rows
+        places = [Place(batch, offset) for offset in range(num_rows)]
+        for place, row in zip(places, rows, strict=True):
+            if isinstance(row, Refusal):
+                for name in self._tasks:
+                    self.add(place, name, Answer(row.status, error=str(row)))
+        return [(place, unit.book) for place in places]
+
+    def add(self, place: Place, task_name: str, answer: Answer, failed: FailedRequest | None = None) -> None:
+        """Take one answer; has the unit written when it was the last."""
+        batch = place.batch
+        if batch.unit.ended:
+            return
+        assert batch.answers[task_name][place.offset] is None, "a row was answered twice"
+        batch.answers[task_name][place.offset] = answer
+        if failed is not None:
+            batch.unit.failed.append((task_name, batch, place.offset, failed))
+        self._num_open_answers += 1
+        self.num_answers += 1
+        self.num_failed += answer.status is Status.FAILED
+        batch.num_missing -= 1
+        if batch.num_missing == 0:
+            self._write_if_complete(batch.unit)
+
+    def end_unit(self, held: Held) -> None:
+        """No more batches will come."""
+        unit = self._units.get(id(held))
+        if unit is not None:
+            unit.read_to_end = True
+            self._write_if_complete(unit)
+
+    def fail_unit(self, event: UnitFailed) -> None:
+        """The unit's shard cannot be used. Answers still under way for it are dropped."""
+        unit = self._units.get(id(event.held))
+        if unit is not None:
+            self._close(unit)
+        done = Done(event.held.unit.id, self._claims.worker, {}, {}, error=str(event.error))
+        self._writer.submit(partial(self._mark, event.held, done))
+
+    def drop_lost(self) -> None:
+        """Give up units that other workers have taken over."""
+        for unit in [unit for unit in self._units.values() if unit.held.lost]:
+            self._close(unit)
+
+    def _write_if_complete(self, unit: _OpenUnit) -> None:
+        if unit.ended or not unit.read_to_end or any(batch.num_missing for batch in unit.batches):
+            return
+        self._close(unit)
+        if unit.held.lost:
+            return
+        self.num_rows_written += unit.held.unit.num_rows
+        self._writer.forget(unit.held.unit.id)
+        self._writer.submit(partial(self._write, unit))
+
+    def _close(self, unit: _OpenUnit) -> None:
+        unit.ended = True
+        del self._units[id(unit.held)]
+        for batch in unit.batches:
+            self._num_open_rows -= batch.carried.num_rows
+            self._num_open_answers -= batch.carried.num_rows * len(self._tasks) - batch.num_missing
+
+    def _write(self, unit: _OpenUnit) -> None:
+        """On the writer's thread: the parts, then the mark that makes them count."""
+        covered = unit.held.unit  # as it is now: a second half that was taken over is not in it
+        folder = join(
+            self._ledger.layout.parts_folder(self._ledger.plan.fingerprint), covered.id, self._claims.worker
+        )
+        reports = {name: TaskReport(kind=task.kind) for name, task in self._tasks.items()}
+        parts = {name: join(folder, f"{name}.arrow") for name in self._tasks}
+        num_truncated = num_chunked = 0
+        batches: dict[str, list[pa.RecordBatch]] = {name: [] for name in self._tasks}
+        for batch in unit.batches:
+            num_rows = min(batch.carried.num_rows, covered.end_row - batch.first_row)
+            if num_rows <= 0:
+                continue
+            num_truncated += sum(batch.truncated[:num_rows])
+            num_chunked += sum(batch.chunked[:num_rows])
+            for name, task in self._tasks.items():
+                answers = [answer for answer in batch.answers[name][:num_rows] if answer is not None]
+                count_answers(reports[name], answers)
+                batches[name].append(
+                    answer_rows(
+                        batch.carried.slice(0, num_rows), answers, task, unit.schemas[name], self._model
+                    )
+                )
+        for name, uri in parts.items():
+            table = pa.Table.from_batches(batches[name], schema=unit.schemas[name])
+            storage.put_bytes(uri, _encode(table.unify_dictionaries()))
+        letters = _dead_letters(unit, covered.end_row)
+        if letters:
+            parts[DEAD_LETTERS] = join(folder, f"{DEAD_LETTERS}.parquet")
+            storage.put_bytes(parts[DEAD_LETTERS], encode_dead_letters(letters))
+        figures: dict[str, Any] = {
+            "rows": covered.num_rows,
+            "truncated": num_truncated,
+            "chunked": num_chunked,
+            "tasks": {name: report.model_dump() for name, report in reports.items()},
+        }
+        self._mark(unit.held, Done(covered.id, self._claims.worker, parts, figures))
+
+    def _mark(self, held: Held, done: Done) -> None:
+        self._claims.finishing(done.unit_id)
+        if not self._ledger.finish(done):
+            storage.delete_files(list(done.parts.values()))  # somebody else was first
+        self._claims.release(held)
+        # Not those of units that it was split from: the other half may still be in need of them.
+        storage.delete_folder(self._ledger.layout.segments(done.unit_id))
+
+
+def _encode(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    feather.write_feather(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def answer_rows(
+    carried: pa.RecordBatch, answers: list[Answer], task: Task, schema: pa.Schema, model: str
+) -> pa.RecordBatch:
+    """One task's answers beside the carried columns of the same rows."""
+    num_rows = len(answers)
+    values: dict[str, list[object]] = {
+        "status": [answer.status.value for answer in answers],
+        **{column.name: [answer.fields.get(column.name) for answer in answers] for column in task.columns},
+        "error": [answer.error for answer in answers],
+        "prompt_tokens": [answer.usage.num_prompt_tokens for answer in answers],
+        "cached_tokens": [answer.usage.num_cached_tokens for answer in answers],
+        "output_tokens": [answer.usage.num_output_tokens for answer in answers],
+        "finish_reason": [answer.finish_reason for answer in answers],
+        "request_key": [answer.request_key for answer in answers],
+        "model": [model] * num_rows,
+        "produced_at": [now()] * num_rows,
+    }
+    own = [pa.array(column, schema.field(name).type) for name, column in values.items()]
+    return pa.RecordBatch.from_arrays([*carried.columns, *own], schema=schema)
+
+
+def _dead_letters(unit: _OpenUnit, end_row: int) -> list[DeadLetter]:
+    letters = []
+    for task_name, batch, offset, failed in unit.failed:
+        answer, row = batch.answers[task_name][offset], batch.first_row + offset
+        if answer is not None and row < end_row:
+            doc_id = batch.carried.column(0)[offset].as_py()
+            letters.append(dead_letter(task_name, unit.held.unit.shard, row, doc_id, answer, failed))
+    return letters
+
+
+def dead_letter(
+    task_name: str, shard: str, row: int, doc_id: object, answer: Answer, failed: FailedRequest
+) -> DeadLetter:
+    """What is kept of a request that failed for good."""
+    reason, _, message = (answer.error or "").partition(": ")
+    return DeadLetter(
+        task_name,
+        shard,
+        row,
+        None if doc_id is None else str(doc_id),
+        failed.request_key,
+        failed.request.prompt_token_ids,
+        json.dumps(asdict(failed.request.sampling)),
+        reason,
+        message,
+        failed.attempts,
+        now(),
+    )
+
+
+def count_answers(report: TaskReport, answers: list[Answer]) -> None:
+    """Add answers to a task's figures."""
+    statuses = Counter(answer.status for answer in answers)
+    report.counts.rows += len(answers)
+    report.counts.ok += statuses[Status.OK]
+    report.counts.failed += statuses[Status.FAILED]
+    report.counts.skipped += statuses[Status.SKIPPED]
+    report.requests += sum(answer.num_requests for answer in answers)
+    report.truncated_answers += sum(answer.finish_reason == "length" for answer in answers)
+    report.tokens.prompt += sum(answer.usage.num_prompt_tokens for answer in answers)
+    report.tokens.cached += sum(answer.usage.num_cached_tokens for answer in answers)
+    report.tokens.output += sum(answer.usage.num_output_tokens for answer in answers)
+    for reason, number in Counter(answer.reason for answer in answers if answer.reason).items():
+        report.errors[reason] = report.errors.get(reason, 0) + number

@@ -1,0 +1,297 @@
+"""One worker: owns one engine, claims units of the plan, and leaves their answers in the store. No driver is asked.
+
+    claims --unit--> feed (own thread): read, clean, tokenise, cut--> documents
+           --dialogues: every task's requests, adjacent--> engine (own process), never waiting for a unit or a shard
+           --segments (own thread): finished requests, every few seconds--> store
+           --unit answers: rows in input order--> parts, and the mark that the unit is done
+
+It may be killed at any time: what it had finished is in the segments, and its units go to whoever comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from docmill.data.layout import Layout
+from docmill.data.ledger import Beat, Ledger
+from docmill.data.manifest import is_committed
+from docmill.data.plan import Plan
+from docmill.data.records import Partition, Shard
+from docmill.engine.open_engine import open_engine
+from docmill.engine.pool.types import WorkerContext
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.engine.types import Engine, EngineInfo
+from docmill.ops.claims import Claims
+from docmill.ops.dialogues import Dialogues
+from docmill.ops.errors import JobError
+from docmill.ops.feed import Ahead, BatchReady, Event, UnitEnded, UnitFailed, UnitOpened, read_units
+from docmill.ops.job import Job
+from docmill.ops.progress import OnProgress, Progress, ignore_progress
+from docmill.ops.prompts import Prompts
+from docmill.ops.segment_writer import SegmentWriter
+from docmill.ops.stages import Stages
+from docmill.ops.unit_answers import Place, UnitAnswers
+
+log = logging.getLogger(__name__)
+
+SMALLEST_CHUNK_TOKENS = 16
+NUM_BATCHES_AHEAD = 4
+POLL_SECONDS = 0.1
+WRITING_POLL_SECONDS = 0.02  # at the end, while only the writer has something to do
+PROGRESS_SECONDS = 0.5
+DRAIN_SECONDS = 10.0  # that requests in the engine may take to end when the worker is asked to stop
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What a worker is to do. Travels to its process."""
+
+    job: Job
+    partition: Partition
+    tasks: list[str]
+    plan: Plan
+    manifest_version: str | None  # before the run: another one means that somebody has finished the work
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """What a worker has done."""
+
+    worker: str
+    stopped: bool = False  # because it was asked to
+    num_rows: int = 0  # that it has answered
+    figures: dict[str, Any] = field(default_factory=dict)  # none where nothing was left to do
+
+
+def run_worker(
+    order: WorkOrder,
+    context: WorkerContext,
+    *,
+    engine: Engine | None = None,
+    tokenizer: ModelTokenizer | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> WorkerResult:
+    """Work until every unit of the plan is done or the context asks to stop.
+
+    The engine is opened here and closed again, unless one is given. Raises what concerns the run as a whole
+    (`JobError`, `StorageError`, `EngineError`); finished requests are in the store also then.
+    """
+    return _Worker(order, context, engine, tokenizer, on_progress).run()
+
+
+class _Worker:
+    def __init__(
+        self,
+        order: WorkOrder,
+        context: WorkerContext,
+        engine: Engine | None,
+        tokenizer: ModelTokenizer | None,
+        on_progress: OnProgress,
+    ):
+        self.order, self.context, self.on_progress = order, context, on_progress
+        self.name = f"{context.name}-{uuid.uuid4().hex[:6]}"  # a process may run several times
+        self.job = order.job
+        self.tasks = {name: order.job.tasks[name] for name in order.tasks}
+        self.layout = Layout(order.job.output.uri, order.partition)
+        self.ledger = Ledger(self.layout, order.plan)
+        self.stages = Stages()
+        self.started = self.shown = time.monotonic()
+        self.engine, self.tokenizer = engine, tokenizer
+        self.busy_before = 0.0
+        self.dialogues: Dialogues[Place] | None = None
+        self.answers: UnitAnswers | None = None
+        self.claims: Claims
+
+    def run(self) -> WorkerResult:
+        job, order = self.job, self.order
+        view = self.ledger.view()
+        if all(unit.id in view.done for unit in self.ledger.units(view)):
+            return WorkerResult(self.name)
+        stop = threading.Event()
+        with ExitStack() as stack:
+            self._show("loading model", now=True)
+            with self.stages.measure("model_load"):
+                tokenizer = self.tokenizer or ModelTokenizer(job.model)
+                if self.engine is None:
+                    self.engine = open_engine(job.model, job.engine, tokenizer)
+                    stack.callback(self.engine.close)
+            engine = self.engine
+            self.busy_before = engine.busy_seconds
+            prompts = Prompts(tokenizer, job.system_prompt)
+            most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info)
+            claims = stack.enter_context(
+                Claims(
+                    self.ledger,
+                    self.name,
+                    lease_seconds=job.ledger.lease_seconds,
+                    figures=self._figures,
+                    committed=lambda: is_committed(
+                        self.layout.manifest, order.plan.id, order.manifest_version
+                    ),
+                )
+            )
+            writer = stack.enter_context(
+                SegmentWriter(
+                    self.layout,
+                    self.name,
+                    seconds=job.ledger.segment_seconds,
+                    num_answers=job.ledger.segment_answers,
+                )
+            )
+            self.answers = UnitAnswers(
+                self.ledger, claims, writer, self.tasks, job=job.name, model=engine.info.model
+            )
+            max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
+            self.dialogues = Dialogues(engine, prompts, self.tasks, max_in_flight=max_in_flight)
+            events = read_units(
+                job,
+                claims,
+                {
+                    shard.name: Shard(shard.name, shard.uri, shard.num_bytes, shard.version)
+                    for shard in order.plan.shards
+                },
+                tokenizer=tokenizer,
+                max_chunk_tokens=most_chunk_tokens,
+                stages=self.stages,
+                stop=stop,
+            )
+            feed = stack.enter_context(Ahead(events, num_ahead=NUM_BATCHES_AHEAD))
+            stack.callback(
+                self._end_feed, stop, claims
+            )  # before the feed is left: it may be waiting for others
+            self.claims = claims
+            stopped = self._work(feed, claims, writer)
+        seconds = time.monotonic() - self.started
+        log.info("job=%s partition=%s worker=%s stopped=%s seconds=%.1f",
+                 job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
+        return WorkerResult(self.name, stopped, self.answers.num_rows_written, self._figures_now())
+
+    @staticmethod
+    def _end_feed(stop: threading.Event, claims: Claims) -> None:
+        stop.set()
+        claims.changed.set()
+
+    def _work(self, feed: Ahead[Event], claims: Claims, writer: SegmentWriter) -> bool:
+        """The loop. Returns whether it was asked to stop."""
+        assert self.dialogues is not None
+        assert self.answers is not None
+        dialogues, answers = self.dialogues, self.answers
+        while not feed.exhausted or len(dialogues) or writer.num_waiting:
+            self.context.poll()
+            if self.context.stopping:
+                self._drain()
+                return True
+            if claims.error is not None:
+                raise claims.error
+            while not feed.exhausted and dialogues.wants_more and answers.has_room:
+                event = feed.take(POLL_SECONDS if not len(dialogues) else 0.0)
+                if event is None:
+                    break
+                self._take(event)
+            dialogues.pump()
+            self._collect(POLL_SECONDS)
+            if not len(dialogues) and feed.exhausted:
+                time.sleep(WRITING_POLL_SECONDS)
+            answers.drop_lost()
+            writer.write_if_due()
+            self._show("running")
+        return False
+
+    def _take(self, event: Event) -> None:
+        assert self.dialogues is not None
+        assert self.answers is not None
+        match event:
+            case UnitOpened():
+                self.answers.open_unit(event)
+            case BatchReady():
+                for (place, book), row in zip(self.answers.open_batch(event), event.rows, strict=False):
+                    if isinstance(row, list):
+                        self.dialogues.start(place, row, book=book)
+            case UnitEnded():
+                self.answers.end_unit(event.held)
+            case UnitFailed():
+                log.warning("shard failed: %s", event.error)
+                self.answers.fail_unit(event)
+
+    def _collect(self, timeout_seconds: float) -> None:
+        assert self.dialogues is not None
+        assert self.answers is not None
+        for finished in self.dialogues.collect(timeout_seconds):
+            self.answers.add(finished.key, finished.task_name, finished.answer, finished.failed)
+
+    def _drain(self) -> None:
+        """Requests that the engine is about to finish are worth waiting for; new ones are not begun."""
+        assert self.dialogues is not None
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.dialogues.num_in_flight and time.monotonic() < deadline:
+            self._collect(POLL_SECONDS)
+
+    def _figures(self, beat: Beat) -> Beat:
+        usage = self.dialogues.usage if self.dialogues else None
+        return replace(
+            beat,
+            num_rows_done=self.answers.num_rows_done if self.answers else 0,
+            num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
+            num_output_tokens=usage.num_output_tokens if usage else 0,
+            seconds=time.monotonic() - self.started,
+            figures=self._figures_now(),
+        )
+
+    def _figures_now(self) -> dict[str, Any]:
+        """For the report: what ran, for how long, what happened to it."""
+        engine, dialogues = self.engine, self.dialogues
+        if engine is None or dialogues is None:
+            return {}
+        seconds = dict(self.stages.seconds) | {"engine": engine.busy_seconds - self.busy_before}
+        usage = dialogues.usage
+        return {
+            "engine": asdict(engine.info),
+            "seconds": seconds,
+            "requests": dialogues.num_answered,
+            "answers": self.answers.num_answers if self.answers else 0,
+            "failed": self.answers.num_failed if self.answers else 0,
+            "tokens": {
+                "prompt": usage.num_prompt_tokens,
+                "cached": usage.num_cached_tokens,
+                "output": usage.num_output_tokens,
+            },
+            "incidents": [
+                asdict(incident) | {"at": incident.at.isoformat()} for incident in engine.incidents
+            ],
+        }
+
+    def _show(self, stage: str, *, now: bool = False) -> None:
+        if not now and time.monotonic() - self.shown < PROGRESS_SECONDS:
+            return
+        self.shown = time.monotonic()
+        num_done = self.claims.num_rows_elsewhere if self.answers else 0
+        usage = self.dialogues.usage if self.dialogues else None
+        self.on_progress(
+            Progress(
+                stage=stage,
+                num_documents_done=num_done + (self.answers.num_rows_done if self.answers else 0),
+                num_documents_total=self.order.plan.num_documents if self.answers else None,
+                num_output_tokens=usage.num_output_tokens if usage else 0,
+                num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
+                seconds=self.shown - self.started,
+            )
+        )
+
+
+def max_chunk_tokens(job: Job, prompts: Prompts, info: EngineInfo) -> int:
+    """The longest chunk that fits every task of the job, chosen or not: prompts must not depend on the choice."""
+    room = {name: task.max_chunk_tokens(prompts, info.max_model_len) for name, task in job.tasks.items()}
+    tightest = min(room, key=room.__getitem__)
+    if room[tightest] < SMALLEST_CHUNK_TOKENS:
+        raise JobError(job.name, [
+            f"tasks.{tightest}: its prompt and longest answer leave {room[tightest]} tokens for the document in a "
+            f"context of {info.max_model_len}; lower its output tokens, shorten the instruction, or raise "
+            "engine.max_model_len"
+        ])  # fmt: skip
+    return min(room[tightest], job.chunking.max_tokens or room[tightest])
