@@ -5,10 +5,13 @@ What needs authentication is in tests/end_to_end/test_storage_s3.py, on the real
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from docmill.data.errors import (
     StorageUnsupported,
 )
 from docmill.data.layout import join
+from docmill.data.retries import RETRY_SECONDS
 
 
 @pytest.fixture(params=["plain path", "file", "memory", "s3"])
@@ -92,6 +96,81 @@ def test_the_version_of_a_shard_changes_when_the_file_does(folder_uri: str) -> N
     assert storage.list_shards(join(folder_uri, "day"))[0].version == first
     storage.put_bytes(uri, b"two")
     assert storage.list_shards(join(folder_uri, "day"))[0].version != first
+
+
+def test_files_are_listed_with_size_and_time(folder_uri: str) -> None:
+    names = ["b.parquet", "a.json", "deep/er/c", "_x/d", ".hidden"]
+    before = time.time()
+    for name in names:
+        storage.put_bytes(join(folder_uri, "here", name), name.encode())
+    after = time.time()
+    storage.put_bytes(join(folder_uri, "hereafter"), b"beside the folder, not in it")
+
+    found = storage.list_files(join(folder_uri, "here"))
+
+    assert [file.name for file in found] == sorted(names)
+    assert [file.uri for file in found] == [join(folder_uri, "here", name) for name in sorted(names)]
+    assert [file.num_bytes for file in found] == [len(name) for name in sorted(names)]
+    for file in found:
+        # S3 gives whole seconds; every store here has this machine's clock.
+        assert before - 1 <= file.modified <= after + 1
+        assert abs(file.modified - storage.modified(file.uri)) <= 1
+    assert storage.list_files(join(folder_uri, "absent")) == []
+    with pytest.raises(StorageNotFound):
+        storage.modified(join(folder_uri, "absent"))
+
+
+def test_what_local_writes_have_not_finished_is_not_listed(tmp_path: Path) -> None:
+    for name in (f".a.parquet.{'0' * 32}.tmp", ".a.parquet.lock", ".kept", "a.tmp", "a.lock"):
+        (tmp_path / name).write_bytes(b"")
+    assert [file.name for file in storage.list_files(str(tmp_path))] == [".kept", "a.lock", "a.tmp"]
+
+
+def test_a_local_folder_is_listed_while_files_come_and_go(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "kept").write_bytes(b"")
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            storage.put_bytes(f"{tmp_path}/here/{number % 7}", b"")
+            storage.delete(f"{tmp_path}/here/{number % 7}")
+
+    with ThreadPoolExecutor(1) as threads:
+        coming = threads.submit(come_and_go)
+        try:
+            for _ in range(300):
+                assert "kept" in [file.name for file in storage.list_files(f"{tmp_path}/here")]
+        finally:
+            done.set()
+        coming.result()
+
+
+def test_a_listing_of_several_pages_is_whole(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in moto_server.env().items():
+        monkeypatch.setenv(name, value)
+    folder = moto_server.uri("test_storage/pages")
+    with ThreadPoolExecutor(8) as threads:
+        names = [f"{number:04}" for number in range(1005)]  # a page holds 1,000
+        list(threads.map(lambda name: storage.put_bytes(join(folder, name), b""), names))
+    assert [file.name for file in storage.list_files(folder)] == names
+    storage.delete_folder(folder)
+    assert storage.list_files(folder) == []
+
+
+def test_many_files_and_a_folder_are_removed(folder_uri: str) -> None:
+    names = ["a/1", "a/2", "a/deep/3", "ab/4", "b/5"]
+    for name in names:
+        storage.put_bytes(join(folder_uri, name), b"")
+    storage.delete_files(join(folder_uri, name) for name in ("a/1", "absent/6", "b/5", "b/5"))
+    assert [file.name for file in storage.list_files(folder_uri)] == ["a/2", "a/deep/3", "ab/4"]
+    storage.delete_folder(join(folder_uri, "a"))
+    storage.delete_folder(join(folder_uri, "a"))
+    storage.delete_folder(join(folder_uri, "never/there"))
+    storage.delete_files([])
+    assert [file.name for file in storage.list_files(folder_uri)] == ["ab/4"]
 
 
 def test_folders_are_listed_and_files_are_not(folder_uri: str) -> None:
@@ -195,6 +274,8 @@ def test_a_closed_port_is_unreachable_within_half_a_minute(
     for name, value in moto_server.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
+    # By default a job waits two minutes for a store that restarts.
+    monkeypatch.setenv(RETRY_SECONDS, "10")
     started = time.monotonic()
     with pytest.raises(
         StorageUnreachable, match=f"no answer from {endpoint_url}.*AWS_ENDPOINT_URL"

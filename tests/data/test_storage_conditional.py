@@ -6,12 +6,17 @@ The races on Ceph's gateway are those that count; the other stores must behave t
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from servers.ceph_server import CephServer
 from servers.s3_server import S3Server
 
@@ -113,3 +118,72 @@ def test_no_update_is_lost_among_eight_threads(folder_uri: str) -> None:
     at_once(8, lambda number: add_own_marks(uri, str(number), 20) is None)
     marks = json.loads(storage.read_bytes(uri))
     assert sorted(marks) == sorted(f"{owner}-{number}" for owner in range(8) for number in range(20))
+
+
+def test_no_update_is_lost_among_processes_on_one_disk(tmp_path: Path) -> None:
+    uri = f"{tmp_path}/marks.json"
+    assert storage.create_bytes(uri, b"[]")
+    program = (
+        "import json, sys; from docmill.data import storage\n"
+        "uri, owner = sys.argv[1:]\n"
+        "for number in range(100):\n"
+        "    done = False\n"
+        "    while not done:\n"
+        "        content, version = storage.read_versioned(uri)\n"
+        "        marks = json.dumps([*json.loads(content), f'{owner}-{number}'])\n"
+        "        done = storage.replace_bytes(uri, marks.encode(), version=version)\n"
+    )
+    owners = [subprocess.Popen([sys.executable, "-c", program, uri, str(owner)]) for owner in range(4)]
+    try:
+        assert [process.wait(timeout=120) for process in owners] == [0] * 4
+    finally:
+        for process in owners:
+            process.kill()
+            process.wait()
+    marks = json.loads(storage.read_bytes(uri))
+    assert sorted(marks) == sorted(f"{owner}-{number}" for owner in range(4) for number in range(100))
+    assert [path.name for path in tmp_path.iterdir()] == ["marks.json"]
+
+
+def test_a_local_file_that_is_created_is_never_seen_half(tmp_path: Path) -> None:
+    """A reader that looks as often as it can sees nothing or all."""
+    content, seen = b"x" * 5_000_000, set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for file in storage.list_files(str(tmp_path)):
+                seen.add((file.name.split("-")[0], file.num_bytes))
+
+    with ThreadPoolExecutor(1) as threads:
+        looking = threads.submit(look)
+        for number in range(20):
+            assert storage.create_bytes(f"{tmp_path}/a-{number}", content + str(number % 10).encode())
+        done.set()
+        looking.result()
+    assert seen == {("a", 5_000_001)}
+
+
+class PlainStore(MemoryFileSystem):  # type: ignore[misc]
+    """A store of another kind, as fsspec's drivers are: `pipe_file` knows mode="create", and no more than that."""
+
+    protocol = "plainstore"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+
+def test_another_driver_creates_exclusively_and_says_once_that_it_cannot_replace_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fsspec.register_implementation("plainstore", PlainStore)
+    uri = "plainstore://lease.json"
+    assert storage.create_bytes(uri, b"one")
+    assert not storage.create_bytes(uri, b"other")
+    assert not caplog.records
+    for content in (b"two", b"three"):
+        _, version = storage.read_versioned(uri)
+        assert storage.replace_bytes(uri, content, version=version)
+        assert not storage.replace_bytes(uri, b"late", version=version)
+    assert storage.read_bytes(uri) == b"three"
+    (warning,) = caplog.records
+    assert "driver=PlainStore cannot write conditionally" in warning.getMessage()

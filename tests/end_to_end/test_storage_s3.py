@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from docmill.data.demo.days import write_demo_days
 from docmill.data.errors import StorageDenied, StorageNotFound, StorageUnreachable
 from docmill.data.layout import Layout, answers_glob
 from docmill.data.manifest import read_manifest
+from docmill.data.records import Shard
+from docmill.data.retries import RETRY_SECONDS
 from docmill.data.shards import ShardReader
 from docmill.engine.config import ModelConfig
 from docmill.engine.tokenizer import ModelTokenizer
@@ -85,6 +88,17 @@ def answers(uri: str, task: str) -> dict[str, list[dict[str, Any]]]:
             table = pq.read_table(pa.BufferReader(stream.read()))
         found[shard.name] = table.drop_columns(["produced_at"]).to_pylist()
     return found
+
+
+def write_large_shard(folder_uri: str) -> Shard:
+    """12 MB that do not compress, which are read in several blocks."""
+    texts = [os.urandom(40_000).hex() for _ in range(300)]
+    table = pa.table({"doc_id": [str(number) for number in range(300)], "text": texts})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=50, use_dictionary=False)
+    storage.put_bytes(f"{folder_uri}/a.parquet", sink.getvalue().to_pybytes())
+    (shard,) = storage.list_shards(folder_uri)
+    return shard
 
 
 def check_the_same_as_on_files(s3_uri: str, file_uri: str, tokenizer: ModelTokenizer) -> None:
@@ -184,6 +198,7 @@ def test_an_endpoint_where_nobody_listens_is_given_up_within_half_a_minute(
 ) -> None:
     endpoint_url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
+    monkeypatch.setenv(RETRY_SECONDS, "10")  # by default a job waits two minutes for a store that restarts
     started = time.monotonic()
     with pytest.raises(StorageUnreachable, match=endpoint_url):
         run(ceph.uri("test_storage_s3/unreachable"), tokenizer)
@@ -193,15 +208,10 @@ def test_an_endpoint_where_nobody_listens_is_given_up_within_half_a_minute(
 @pytest.mark.s3
 @pytest.mark.slow
 def test_a_server_that_goes_away_while_a_shard_is_read_is_unreachable_and_the_shard_not_corrupt(
-    ceph_server: CephServer, ceph: S3Server
+    ceph_server: CephServer, ceph: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = ceph.uri("test_storage_s3/gone/a.parquet")
-    texts = [os.urandom(40_000).hex() for _ in range(300)]  # 12 MB that do not compress: several blocks
-    table = pa.table({"doc_id": [str(number) for number in range(300)], "text": texts})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=50, use_dictionary=False)
-    storage.put_bytes(uri, sink.getvalue().to_pybytes())
-    (shard,) = storage.list_shards(ceph.uri("test_storage_s3/gone"))
+    monkeypatch.setenv(RETRY_SECONDS, "3")  # it does not come back while this test waits
+    shard = write_large_shard(ceph.uri("test_storage_s3/gone"))
     with ShardReader(shard, id_column="doc_id", text_column="text", carry=[]) as reader:
         batches = iter(reader)
         next(batches)
@@ -217,9 +227,29 @@ def test_a_server_that_goes_away_while_a_shard_is_read_is_unreachable_and_the_sh
 
 @pytest.mark.s3
 @pytest.mark.slow
+def test_a_shard_is_read_through_a_restart_of_the_server(ceph_server: CephServer, ceph: S3Server) -> None:
+    shard = write_large_shard(ceph.uri("test_storage_s3/restart"))
+    with ShardReader(shard, id_column="doc_id", text_column="text", carry=[]) as reader:
+        batches = iter(reader)
+        ids = [document.doc_id for document in next(batches).documents]
+        ceph_server.kill_gateway()
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(lambda: [d.doc_id for batch in batches for d in batch.documents])
+            try:
+                time.sleep(1.5)
+                assert not reading.done(), "it waits for the server"
+            finally:
+                ceph_server.start_gateway()
+            ids += reading.result()
+    assert ids == [str(number) for number in range(300)]
+
+
+@pytest.mark.s3
+@pytest.mark.slow
 def test_a_server_that_is_killed_during_a_run_ends_it_and_the_next_run_completes(
-    ceph_server: CephServer, ceph: S3Server, tokenizer: ModelTokenizer
+    ceph_server: CephServer, ceph: S3Server, tokenizer: ModelTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(RETRY_SECONDS, "3")  # it does not come back while this test waits
     uri = ceph.uri("test_storage_s3/killed")
     write_demo_days(f"{uri}/documents", seed=2, days=[DAY], documents_per_day=40, shards_per_day=4)
     run(uri, tokenizer)
