@@ -208,7 +208,9 @@ class _Run:
                 f"killed: it had not ended {self._pool._stop_grace_seconds:g} seconds after it was told to"
             )
             self.lost += [slot.lose(reason, restart=False) for slot in open_slots]
-        elif any(slot.running for slot in open_slots):
+        elif any(
+            slot.running or slot.ref is None for slot in open_slots
+        ):  # no call under way: a pause after a loss
             self._room_since = now
         elif now - self._room_since >= self._pool._start_timeout_seconds:
             reason = (
@@ -224,7 +226,12 @@ def _short_reason(error: Exception) -> str:
         r"^\s*(class_name|actor_id|pid|name|namespace|ip): .*\n", "", str(error), flags=re.MULTILINE
     )
     text = text.partition("Some common causes include")[0]
-    text = text.replace("The actor died unexpectedly before finishing this task.", "")
+    text = re.sub(
+        r"The actor (died unexpectedly before finishing this task\.|\w+ is unavailable:)|"
+        r"The task may or may not have been executed on the actor\.",
+        "",
+        text,
+    )
     return " ".join(text.split())[:400] or type(error).__name__
 
 

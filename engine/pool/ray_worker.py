@@ -11,6 +11,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,43 +46,58 @@ class WorkerEnvironment(dict[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailure:
-    """An error that the work function raised, in a form that always crosses to another process.
-
-    The error is rebuilt without its `__init__`, whose arguments are often not those that it keeps.
-    """
+    """An error that the work function raised, in a form that always crosses to another process."""
 
     message: str
     retryable: bool
     traceback: str
-    pickled: bytes | None  # (class, args, attributes); None where they cannot be pickled
+    pickled: bytes | None  # see `_pickled`
 
     @classmethod
     def of(cls, error: Exception) -> WorkerFailure:
         """From the error being handled."""
-        try:
-            pickled = pickle.dumps((type(error), error.args, error.__dict__))
-        except Exception:  # noqa: BLE001 - pickle raises whatever the attributes' own classes do
-            pickled = None
         return cls(
             message=f"{type(error).__name__}: {error}",
             retryable=bool(getattr(error, "retryable", False)),
             traceback=traceback.format_exc(),
-            pickled=pickled,
+            pickled=_pickled(error),
         )
 
     def error(self, worker: str) -> Exception:
         """The error itself, with the worker's traceback as a note, or a `WorkerError` that tells of it."""
         error: Exception = WorkerError(worker, self.message, retryable=self.retryable)
         if self.pickled is not None:
-            try:
-                kind, arguments, attributes = pickle.loads(self.pickled)
-                rebuilt: Exception = kind.__new__(kind, *arguments)
-                rebuilt.__dict__.update(attributes)
-                error = rebuilt
-            except Exception:  # noqa: BLE001 - as above; the message still says what happened
-                pass
+            with suppress(Exception):  # a class that is not here: the message still says what happened
+                error = _unpickled(self.pickled)
         error.add_note(f"raised in worker {worker}:\n{self.traceback}")
         return error
+
+
+def _pickled(error: Exception) -> bytes | None:
+    """The error itself where that works; else its class, arguments and attributes; None where nothing does.
+
+    Python pickles an error as a call of its class with `args`, which fails, or says something else, for every class
+    whose `__init__` takes other arguments than the message that it makes of them.
+    """
+    for content in (error, (type(error), error.args, error.__dict__)):
+        try:
+            pickled = pickle.dumps(content)
+            copy = _unpickled(pickled)
+        except Exception:  # noqa: BLE001 - pickle raises whatever the attributes' own classes do
+            continue
+        if type(copy) is type(error) and str(copy) == str(error):
+            return pickled
+    return None
+
+
+def _unpickled(pickled: bytes) -> Exception:
+    content = pickle.loads(pickled)
+    if isinstance(content, Exception):
+        return content
+    kind, arguments, attributes = content
+    error: Exception = kind.__new__(kind, *arguments)  # no `__init__`: these are not its arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class RayWorker:

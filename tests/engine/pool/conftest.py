@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,22 +14,27 @@ _HERE = str(Path(__file__).parent)
 sys.path.insert(0, _HERE)
 
 
-@pytest.fixture(scope="session")
-def _workers_find_the_tests() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
+@pytest.fixture(scope="session", autouse=True)
+def _rays_surroundings() -> Iterator[None]:
+    """Workers find the tests' modules, no test a cluster of the user's, and Ray's own files go when the tests end."""
+    # Not pytest's folder: a Unix socket's path holds 107 characters.
+    folder = tempfile.TemporaryDirectory(prefix="docmill-", dir="/tmp", ignore_cleanup_errors=True)
+    with folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", _HERE)
+        patch.setenv("RAY_TMPDIR", folder.name)
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
 
 
 @pytest.fixture(scope="module")
-def ray_here(_workers_find_the_tests: None) -> Iterator[Path]:
+def ray_here() -> Iterator[Path]:
     """A Ray on this machine with room for four workers, started in 10 seconds; pools find and use it. Its logs."""
     from docmill.engine.pool.ray_session import ray_session
 
     with ray_session(address=None, num_cpus=4) as session:
         assert session.logs is not None
         yield session.logs
+    assert not session.logs.parent.exists(), "Ray's files were left behind though no session lost a worker"
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
+
 from docmill.engine.errors import EngineDied, ModelError
 from docmill.engine.pool.types import WorkerContext
 
@@ -59,6 +61,19 @@ def worker_pids(folder: Path) -> list[int]:
     """Of the workers that began, the first one first."""
     paths = sorted(folder.glob("worker *"), key=lambda path: path.stat().st_mtime_ns)
     return [int(path.name.rsplit("-", 2)[1]) for path in paths]
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Has the process ended, or does it within this time?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def kill_myself(worker: WorkerContext, folder: Path) -> None:
