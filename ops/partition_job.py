@@ -24,7 +24,7 @@ from docmill.data.layout import Layout
 from docmill.data.ledger import Ledger
 from docmill.data.manifest import Manifest, is_committed, read_versioned_manifest, replace_manifest
 from docmill.data.plan import Plan, encode_plan, read_plan
-from docmill.data.records import Partition
+from docmill.data.records import Partition, Shard
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.pool.inline_pool import InlinePool
 from docmill.engine.pool.open_pool import open_pool
@@ -38,7 +38,7 @@ from docmill.ops.finish import add_to_manifest, make_report
 from docmill.ops.job import Job
 from docmill.ops.ledger_progress import LedgerProgress
 from docmill.ops.partitions import find_shards
-from docmill.ops.planning import make_plan, settings_fingerprint
+from docmill.ops.planning import is_plan_of, make_plan, settings_fingerprint
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.report import Report
 from docmill.ops.stages import Stages
@@ -75,7 +75,7 @@ def run_partition(
     on_progress(Progress("planning", 0, None, 0, 0, 0.0))
     with stages.measure("planning"):
         settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
-        plan = _store_plan(layout, make_plan(job, partition, shards, chosen, fingerprint=settings))
+        plan = _settle_plan(job, layout, shards, chosen, settings)
     ledger = Ledger(layout, plan)
     earlier_beats = ledger.read_beats(ledger.view().beats)
     order = WorkOrder(job, partition, list(chosen), plan, manifest_version)
@@ -137,13 +137,19 @@ def _model_fingerprint(job: Job, engine: Engine | None) -> str:
     return fingerprint(resolve_model(job.model), job.model.revision)
 
 
-def _store_plan(layout: Layout, plan: Plan) -> Plan:
-    """Put the plan where workers and `docmill status` find it, unless it is there already.
+def _settle_plan(
+    job: Job, layout: Layout, shards: list[Shard], tasks: dict[str, Task], settings: str
+) -> Plan:
+    """The stored plan where it is still right; else a new one, put where workers and `docmill status` find it.
 
-    One of other documents or settings is replaced: its finished units count for the new one where they are the same.
+    Finished units of the plan before count for the new one where they are the same.
     """
+    plan: Plan | None = None
     while True:
         stored, version = read_plan(layout.plan)
+        if stored is not None and is_plan_of(stored, shards, fingerprint=settings):
+            return stored
+        plan = plan or make_plan(job, layout.partition, shards, tasks, fingerprint=settings)
         if stored is not None and stored.id == plan.id:
             return stored
         if storage.replace_bytes(layout.plan, encode_plan(plan), version=version):

@@ -7,9 +7,13 @@ nominal engine for the real one. They decide only how large a unit is, never wha
 from __future__ import annotations
 
 import logging
+from array import array
+from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
+import polars as pl
 import xxhash
 
 from docmill.data.errors import ShardError, StorageError
@@ -17,7 +21,6 @@ from docmill.data.plan import Plan, PlannedShard, Unit
 from docmill.data.records import Partition, Shard
 from docmill.data.shards import ShardReader
 from docmill.ops.job import Job
-from docmill.ops.prepare import SeenIds
 from docmill.ops.report import PROMPT_TOKENS_PER_OUTPUT_TOKEN
 from docmill.ops.tasks.task import Task
 
@@ -32,6 +35,15 @@ MAX_UNIT_ROWS = 4_000
 MAX_UNIT_BYTES = 32 << 20
 
 
+@dataclass(frozen=True)
+class _Scanned:
+    """What planning needs to know of a shard's rows: 16 bytes of each."""
+
+    lengths: array[int]  # bytes of text
+    id_hashes: array[int] | None  # 0 where the id is null
+    error: str | None = None
+
+
 def make_plan(
     job: Job, partition: Partition, shards: list[Shard], tasks: Mapping[str, Task], *, fingerprint: str
 ) -> Plan:
@@ -39,28 +51,27 @@ def make_plan(
 
     Raises `StorageError` where the store does not answer.
     """
-    seen = SeenIds() if job.prepare.duplicate_ids == "fail" else None
+    scans = [_scan(job, shard) for shard in shards]
+    duplicates = _duplicates(scans)
     planned: list[PlannedShard] = []
     units: list[Unit] = []
-    for shard in shards:
-        try:
-            num_rows, of_shard = _plan_shard(job, shard, tasks, seen)
-        except (ShardError, StorageError) as error:
-            # A store that is down is not this shard's fault: the run ends, to be run again.
-            if error.retryable:
-                raise
-            log.warning("shard failed: %s", error)
-            if seen:
-                seen.next_shard(forget=True)  # other shards may still have its ids
-            planned.append(
-                PlannedShard(shard.name, shard.uri, shard.num_bytes, shard.version, error=str(error))
-            )
-            continue
-        if seen:
-            seen.next_shard()
-        planned.append(PlannedShard(shard.name, shard.uri, shard.num_bytes, shard.version, num_rows))
-        units += of_shard
+    for number, (shard, scan) in enumerate(zip(shards, scans, strict=True)):
+        num_rows = len(scan.lengths)
+        planned.append(
+            PlannedShard(shard.name, shard.uri, shard.num_bytes, shard.version, num_rows, scan.error)
+        )
+        if scan.error is None:
+            units += _units(shard, scan.lengths, duplicates.get(number, []), tasks, job.ledger.unit_seconds)
     return Plan(job.name, str(partition), list(tasks), fingerprint, planned, units)
+
+
+def is_plan_of(plan: Plan, shards: list[Shard], *, fingerprint: str) -> bool:
+    """Whether a stored plan is what `make_plan` would make now; one with a bad shard is made anew, to look again."""
+    if plan.fingerprint != fingerprint or any(shard.error for shard in plan.shards):
+        return False
+    return [(shard.name, shard.uri, shard.version) for shard in plan.shards] == [
+        (shard.name, shard.uri, shard.version) for shard in shards
+    ]
 
 
 def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint: str) -> str:
@@ -72,30 +83,61 @@ def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint:
     return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
 
-def _plan_shard(
-    job: Job, shard: Shard, tasks: Mapping[str, Task], seen: SeenIds | None
-) -> tuple[int, list[Unit]]:
+def _scan(job: Job, shard: Shard) -> _Scanned:
     source = job.source
-    lengths: list[int] = []
-    duplicates: list[int] = []
-    with ShardReader(
-        shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
-    ) as reader:
-        for ids, some_lengths in reader.ids_and_lengths(ids=seen is not None):
-            if seen and ids is not None:
-                duplicates += [
-                    len(lengths) + offset
-                    for offset, doc_id in enumerate(ids)
-                    if doc_id is not None and seen.seen_before(doc_id)
-                ]
-            lengths += some_lengths
+    wants_ids = job.prepare.duplicate_ids == "fail"
+    lengths, id_hashes = array("q"), array("Q")
+    try:
+        with ShardReader(
+            shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
+        ) as reader:
+            for ids, some_lengths in reader.ids_and_lengths(ids=wants_ids):
+                lengths.extend(some_lengths)
+                if ids is not None:
+                    id_hashes.extend(
+                        0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode()) for doc_id in ids
+                    )
+    except (ShardError, StorageError) as error:
+        # A store that is down is not this shard's fault: the run ends, to be run again.
+        if error.retryable:
+            raise
+        log.warning("shard failed: %s", error)
+        return _Scanned(array("q"), array("Q") if wants_ids else None, str(error))
+    return _Scanned(lengths, id_hashes if wants_ids else None)
+
+
+def _duplicates(scans: list[_Scanned]) -> dict[int, list[int]]:
+    """Rows whose id an earlier row has, by the shard's number. A shard that cannot be used has no rows here."""
+    found: dict[int, list[int]] = {}
+    hashes = [scan.id_hashes for scan in scans if scan.id_hashes is not None]
+    if not any(hashes):
+        return found
+    every = pl.concat([pl.Series("id", some, dtype=pl.UInt64) for some in hashes])
+    rows = (~every.is_first_distinct() & (every != 0)).arg_true().to_list()
+    number = start = 0
+    for row in rows:
+        while row >= start + len(scans[number].lengths):
+            start += len(scans[number].lengths)
+            number += 1
+        found.setdefault(number, []).append(row - start)
+    return found
+
+
+def _units(
+    shard: Shard, lengths: array[int], duplicates: list[int], tasks: Mapping[str, Task], unit_seconds: float
+) -> list[Unit]:
     seconds = [_estimate(length, tasks) for length in lengths]
-    borders = _cut(lengths, seconds, job.ledger.unit_seconds)
-    units = []
-    for start, end in pairwise(borders):
-        doubled = tuple(row for row in duplicates if start <= row < end)
-        units.append(Unit(shard.name, shard.version, start, end - start, sum(seconds[start:end]), doubled))
-    return len(lengths), units
+    return [
+        Unit(
+            shard.name,
+            shard.version,
+            start,
+            end - start,
+            sum(seconds[start:end]),
+            tuple(duplicates[bisect_left(duplicates, start) : bisect_left(duplicates, end)]),
+        )
+        for start, end in pairwise(_cut(lengths, seconds, unit_seconds))
+    ]
 
 
 def _estimate(num_bytes: int, tasks: Mapping[str, Task]) -> float:
@@ -107,7 +149,7 @@ def _estimate(num_bytes: int, tasks: Mapping[str, Task]) -> float:
     return work / NOMINAL_TOKENS_PER_SECOND
 
 
-def _cut(lengths: list[int], seconds: list[float], unit_seconds: float) -> list[int]:
+def _cut(lengths: array[int], seconds: list[float], unit_seconds: float) -> list[int]:
     """Where units begin and end: about equal ones of at most `unit_seconds`. An empty shard is one empty unit."""
     target = sum(seconds) / max(1.0, -(-sum(seconds) // unit_seconds))
     borders = [0]

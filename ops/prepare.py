@@ -107,26 +107,3 @@ def _normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
 def _mark_runs() -> re.Pattern[str]:
     marks = "".join(chr(code) for code in range(sys.maxunicode + 1) if unicodedata.combining(chr(code)))
     return re.compile(f"([{marks}]{{{_MAX_MARKS + 1},}})")
-
-
-class SeenIds:
-    """Tells rows whose id came before in the partition. Keeps a hash of each id, about 70 MB for a million."""
-
-    def __init__(self) -> None:
-        self._hashes: set[int] = set()
-        self._of_this_shard: list[int] = []
-
-    def seen_before(self, doc_id: str) -> bool:
-        """Whether this id was asked about before; it is remembered from now on."""
-        value = hash(doc_id)
-        if value in self._hashes:
-            return True
-        self._hashes.add(value)
-        self._of_this_shard.append(value)
-        return False
-
-    def next_shard(self, *, forget: bool = False) -> None:
-        """A shard ends. `forget` its ids where the shard turned out unusable: other shards may still have them."""
-        if forget:
-            self._hashes.difference_update(self._of_this_shard)
-        self._of_this_shard = []

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from docmill.data.records import Document, Status
-from docmill.ops.prepare import Prepare, PreparedText, Refusal, SeenIds, clean, prepare
+from docmill.ops.prepare import Prepare, PreparedText, Refusal, clean, prepare
 
 
 def prepared(text: str | None, **settings: object) -> PreparedText | Refusal:
@@ -100,20 +100,3 @@ def test_no_text_of_a_megabyte_takes_long(text: str) -> None:
     started = time.process_time()
     clean(text, "NFC")
     assert time.process_time() - started < 2
-
-
-def test_an_id_is_seen_before_from_its_second_time_on() -> None:
-    seen = SeenIds()
-    assert [seen.seen_before(id_) for id_ in ("a", "b", "a", "a")] == [False, False, True, True]
-    seen.next_shard()
-    assert seen.seen_before("b")
-
-
-def test_ids_of_a_shard_that_turned_out_unusable_are_free_again() -> None:
-    seen = SeenIds()
-    seen.seen_before("kept")
-    seen.next_shard()
-    seen.seen_before("forgotten")
-    seen.next_shard(forget=True)
-    assert not seen.seen_before("forgotten")
-    assert seen.seen_before("kept")
