@@ -216,9 +216,13 @@ def check_reachable(uri: str) -> None:
 
 
 def check_writable(folder_uri: str) -> None:
-    """Write and remove a tiny file, so that a key that may only read shows before any work is paid for."""
+    """Write and remove a tiny file, so that a key that may only read shows before any work is paid for.
+
+    Tried for no longer than `check_reachable` does.
+    """
     probe = join(folder_uri, f".probe-{uuid.uuid4().hex}")
-    put_bytes(probe, b"")
+    filesystem, path = open_filesystem(probe)
+    with_retries(probe, lambda: filesystem.pipe_file(path, b""), at_most_seconds=FIRST_CONTACT_SECONDS)
     delete(probe)
 
 
