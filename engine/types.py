@@ -121,6 +121,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens computed, those of unfinished requests included as of a second ago."""
+        ...
+
+    @property
     def incidents(self) -> Sequence[Incident]:
         """What the engine has survived, oldest first."""
         ...
@@ -144,9 +149,4 @@ class HostedEngine(Engine, Protocol):
     @property
     def num_steps(self) -> int:
         """Grows while the engine computes; with requests in flight, an engine whose steps stand still is hung."""
-        ...
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and output tokens computed, those of unfinished requests included as of a second ago."""
         ...

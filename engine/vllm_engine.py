@@ -219,12 +219,12 @@ class _Owner:
     def _count(self, engine: Any) -> None:
         """Steps at every step; tokens under way once a second, since they take a walk over all requests."""
         self.num_steps += 1
-        now = time.monotonic()
-        if now - self._counted_at >= COUNT_SECONDS:
+        now, unfinished = time.monotonic(), engine.output_processor.request_states
+        if not unfinished or now - self._counted_at >= COUNT_SECONDS:
             self._counted_at = now
             self.num_tokens_unfinished = sum(
                 state.prompt_len + state.detokenizer.num_output_tokens()
-                for state in engine.output_processor.request_states.values()
+                for state in unfinished.values()
                 if not state.is_prefilling
             )
 

@@ -103,7 +103,7 @@ class _Worker:
         self.stages = Stages()
         self.started = self.shown = time.monotonic()
         self.engine, self.tokenizer = engine, tokenizer
-        self.busy_before = 0.0
+        self.busy_before, self.tokens_before = 0.0, 0
         self.dialogues: Dialogues[Place] | None = None
         self.answers: UnitAnswers | None = None
         self.claims: Claims
@@ -122,7 +122,7 @@ class _Worker:
                     self.engine = open_engine(job.model, job.engine, tokenizer)
                     stack.callback(self.engine.close)
             engine = self.engine
-            self.busy_before = engine.busy_seconds
+            self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
             prompts = Prompts(tokenizer, job.system_prompt)
             most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info)
             claims = stack.enter_context(
@@ -253,6 +253,7 @@ class _Worker:
         return {
             "engine": asdict(engine.info),
             "seconds": seconds,
+            "engine_tokens": engine.num_tokens - self.tokens_before,  # those lost with an engine included
             "requests": dialogues.num_answered,
             "answers": self.answers.num_answers if self.answers else 0,
             "failed": self.answers.num_failed if self.answers else 0,

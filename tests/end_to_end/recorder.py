@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from docmill.engine.types import Completion, Engine, EngineInfo, Request
+from collections.abc import Sequence
+
+from docmill.engine.types import Completion, Engine, EngineInfo, Incident, Request
 
 DAY = "2026-11-20"
 
@@ -26,6 +28,14 @@ class Recorder:
     @property
     def busy_seconds(self) -> float:
         return self._engine.busy_seconds
+
+    @property
+    def num_tokens(self) -> int:
+        return self._engine.num_tokens
+
+    @property
+    def incidents(self) -> Sequence[Incident]:
+        return self._engine.incidents
 
     def submit(self, request: Request) -> None:
         self.requests[request.id] = request

@@ -69,7 +69,7 @@ class ScriptedEngine:
             name="scripted", model="scripted", model_fingerprint="scripted", device="cpu", max_model_len=max_model_len,
             max_num_seqs=max_num_seqs, load_seconds=0.0,
         )  # fmt: skip
-        self.busy_seconds = 0.0
+        self.busy_seconds, self.num_tokens = 0.0, 0
         self.incidents: tuple[()] = ()
         self.requests: list[Request] = []
         self.most_in_flight = 0
