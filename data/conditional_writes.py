@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _MEMORY_LOCK = threading.Lock()
 _WARNED: set[str] = set()
+_BARE_ETAGS: set[str] = set()  # endpoints that compare ETags without their quotes
 
 
 class ConditionalWrites(Protocol):
@@ -81,9 +82,12 @@ class S3Writes:
 
     def replace(self, path: str, content: bytes, version: str) -> bool:
         # The standard's form has quotes (AWS); Ceph 16 compares without them and then never finds a match. Where the
-        # answer is no although the version is still there, it was the form.
-        for form in (version, version.strip('"')):
+        # answer is no although the version is still there, it was the form; the one that worked comes first next time.
+        forms = [version, version.strip('"')]
+        endpoint = str(self._filesystem.s3.meta.endpoint_url)
+        for form in reversed(forms) if endpoint in _BARE_ETAGS else forms:
             if self._put(path, content, IfMatch=form):
+                (_BARE_ETAGS.discard if form == version else _BARE_ETAGS.add)(endpoint)
                 return True
             try:
                 there, version_there = self.read(path)

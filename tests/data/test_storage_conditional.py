@@ -18,6 +18,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from servers.ceph_server import CephServer
+from servers.faulty_proxy import FaultyProxy
 from servers.s3_server import S3Server
 
 from docmill.data import storage
@@ -110,6 +111,26 @@ def test_a_file_is_replaced_only_at_the_version_that_was_read(folder_uri: str) -
     storage.delete(uri)
     assert not storage.replace_bytes(uri, b"four", version=first), "a file that is gone has no version"
     assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("kind", ["moto", pytest.param("ceph", marks=pytest.mark.s3)])
+def test_a_replacement_is_one_request_once_the_store_is_known(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stores differ in whether they want the version in quotes; only the first replacement has to find out."""
+    server = request.getfixturevalue(f"{kind}_server")
+    with FaultyProxy(server.s3 if kind == "ceph" else server) as proxy:
+        for variable, value in proxy.s3.env().items():
+            monkeypatch.setenv(variable, value)
+        uri = proxy.s3.uri("test_storage_conditional/one_request")
+        storage.put_bytes(uri, b"0")
+        num_requests = []
+        for number in range(1, 4):
+            _, version = storage.read_versioned(uri)
+            before = proxy.num_requests
+            assert storage.replace_bytes(uri, str(number).encode(), version=version)
+            num_requests.append(proxy.num_requests - before)
+    assert num_requests[1:] == [1, 1], num_requests
 
 
 def test_no_update_is_lost_among_eight_threads(folder_uri: str) -> None:
