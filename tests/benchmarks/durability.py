@@ -1,0 +1,145 @@
+"""What durability costs: one job on the real vLLM, inline, with the ledger and without it.
+
+    .venv/bin/python tests/benchmarks/durability.py [--documents 300] [--repeats 5] [--out tests/benchmarks/results]
+
+Each pair of runs uses the same engine (loaded anew for each run, so that neither finds the other's prefixes in the
+cache), in changing order; answers are compared row by row. The figure is tokens per second from the loaded model to
+the last byte written, planning and assembling included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from docmill.data.demo import LABELS
+from docmill.data.demo.days import write_demo_days
+from docmill.engine.open_engine import open_engine
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.ops.job import Job
+from docmill.ops.partition_job import run_partition
+from docmill.ops.report import this_machine, versions
+
+try:
+    from benchmarks.without_ledger import run_without_ledger
+except ImportError:  # run as a program: its folder is on the path, and not tests/
+    from without_ledger import run_without_ledger
+
+DAY = date(2026, 11, 20)
+TARGET = 0.97
+VARYING = ["produced_at", "cached_tokens"]  # the time, and what the cache happened to hold
+
+
+def job_in(folder: Path, output: str) -> Job:
+    """The demo job over the folder's documents."""
+    return Job.model_validate(
+        {
+            "name": "durability",
+            "source": {"uri": str(folder / "documents"), "carry": ["reference_label"]},
+            "output": {"uri": str(folder / output)},
+            "chunking": {"max_tokens": 128},
+            "tasks": {
+                "translations": {"kind": "translate"},
+                "classifications": {"kind": "classify", "labels": list(LABELS)},
+                "summaries": {"kind": "summarize"},
+            },
+        }
+    )
+
+
+def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, Any]:
+    """One run with an engine of its own."""
+    partition = job.partition(str(DAY))
+    engine = open_engine(job.model, job.engine, tokenizer)
+    try:
+        started = time.perf_counter()
+        if ledger:
+            report = run_partition(job, partition, engine=engine, tokenizer=tokenizer)
+            prompt, output = report.tokens.prompt, report.tokens.output
+        else:
+            prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
+        seconds = time.perf_counter() - started
+    finally:
+        info = engine.info
+        engine.close()
+    return {
+        "ledger": ledger,
+        "seconds": round(seconds, 3),
+        "tokens": prompt + output,
+        "tokens_per_second": round((prompt + output) / seconds, 1),
+        "device": info.device,
+        "versions": info.versions,
+    }
+
+
+def answers(job: Job) -> dict[str, pl.DataFrame]:
+    """All rows of all tasks, in order, without what varies from run to run."""
+    return {
+        name: pl.read_parquet(f"{job.output.uri}/{name}/**/*.parquet", hive_partitioning=True).drop(VARYING)
+        for name in job.tasks
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="docmill-durability-") as name:
+        folder = Path(name)
+        write_demo_days(
+            str(folder / "documents"),
+            seed=3,
+            days=[DAY],
+            documents_per_day=arguments.documents,
+            shards_per_day=4,
+        )
+        jobs = {True: job_in(folder, "with"), False: job_in(folder, "without")}
+        tokenizer = ModelTokenizer(jobs[True].model)
+        for repeat in range(arguments.repeats):
+            order = (True, False) if repeat % 2 else (False, True)
+            pair = {ledger: measure(jobs[ledger], tokenizer, ledger=ledger) for ledger in order}
+            for task, rows in answers(jobs[True]).items():
+                assert rows.equals(answers(jobs[False])[task]), (
+                    f"{task}: answers differ with and without ledger"
+                )
+            runs += pair.values()
+            ratios.append(pair[True]["tokens_per_second"] / pair[False]["tokens_per_second"])
+            print(f"repeat {repeat}: {pair[True]['tokens_per_second']:,.0f} tokens/s with ledger, "
+                  f"{pair[False]['tokens_per_second']:,.0f} without: {ratios[-1]:.3f}", flush=True)  # fmt: skip
+    ratio = statistics.median(ratios)
+    result = {
+        "benchmark": "durability",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": this_machine(runs[0]["device"]).model_dump(),
+        "versions": versions(runs[0]["versions"]),
+        "documents": arguments.documents,
+        "answers": "equal row by row",
+        "ratio": {"median": round(ratio, 4), "min": round(min(ratios), 4), "max": round(max(ratios), 4)},
+        "target": TARGET,
+        "met": ratio >= TARGET,
+        "runs": [
+            {key: run[key] for key in ("ledger", "seconds", "tokens", "tokens_per_second")} for run in runs
+        ],
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "durability.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"with / without ledger: {ratio:.3f} (target {TARGET}); {path}")
+
+
+if __name__ == "__main__":
+    main()
