@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from docmill.data import storage
-from docmill.data.manifest import AnswerFile, Manifest, TaskManifest, read_manifest, write_manifest
+from docmill.data.manifest import (
+    AnswerFile,
+    Manifest,
+    TaskManifest,
+    is_committed,
+    read_manifest,
+    read_versioned_manifest,
+    replace_manifest,
+)
 
 MANIFEST = Manifest(
     job="tickets",
@@ -27,8 +35,33 @@ MANIFEST = Manifest(
 
 def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     uri = f"{tmp_path}/deep/manifest.json"
-    write_manifest(uri, MANIFEST)
+    assert replace_manifest(uri, MANIFEST, version=None)
     assert read_manifest(uri) == MANIFEST
+
+
+def test_of_two_writers_who_read_the_same_manifest_one_wins(tmp_path: Path) -> None:
+    uri = f"{tmp_path}/manifest.json"
+    replace_manifest(uri, MANIFEST, version=None)
+    manifest, version = read_versioned_manifest(uri)
+    assert manifest is not None
+    first, second = (
+        manifest.model_copy(update={"job": "first"}),
+        manifest.model_copy(update={"job": "second"}),
+    )
+    assert replace_manifest(uri, first, version=version)
+    assert not replace_manifest(uri, second, version=version)
+    assert read_manifest(uri) == first
+
+
+def test_a_partition_is_committed_when_the_manifest_of_the_same_plan_is_new(tmp_path: Path) -> None:
+    uri = f"{tmp_path}/manifest.json"
+    assert not is_committed(uri, "plan", None)
+    made = MANIFEST.tasks["summaries"].model_copy(update={"plan": "plan"})
+    replace_manifest(uri, MANIFEST.model_copy(update={"tasks": {"summaries": made}}), version=None)
+    assert is_committed(uri, "plan", None)
+    assert not is_committed(uri, "another plan", None)
+    version = read_versioned_manifest(uri)[1]
+    assert not is_committed(uri, "plan", version), "it lay there when the run began"
 
 
 def test_no_manifest_is_none(tmp_path: Path) -> None:
