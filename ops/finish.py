@@ -25,15 +25,18 @@ def make_report(
     ledger: Ledger,
     assembled: Assembled,
     results: list[WorkerResult],
-    earlier_beats: Sequence[Beat],
+    other_beats: Sequence[Beat],
     *,
     stages: Stages,
     started_at: datetime,
 ) -> Report:
-    """All figures of the run; those of runs before it that did not end are in the bill. Fills in each task's part."""
+    """All figures of the run; other workers (of runs that did not end, lost ones) are in the bill.
+
+    Fills in each task's part of it.
+    """
     finished_at = reports.now()
     here = [worker.figures for worker in results if worker.figures]
-    before = [beat.figures for beat in earlier_beats if beat.figures]
+    before = [beat.figures for beat in other_beats if beat.figures]
     info = EngineInfo(**(here or before)[0]["engine"]) if here or before else _no_engine(job)
     spent = {**stages.seconds}
     for figures in here:
@@ -49,7 +52,7 @@ def make_report(
     for task in assembled.reports.values():
         for name in ("prompt", "cached", "output"):
             setattr(tokens, name, getattr(tokens, name) + getattr(task.tokens, name))
-    earlier_seconds = sum(beat.seconds for beat in earlier_beats)
+    other_seconds = sum(beat.seconds for beat in other_beats)
     num_engines = max(1, len(here))
     return Report(
         job=job.name,
@@ -71,14 +74,14 @@ def make_report(
         computed_tokens=_tokens([*before, *here]),
         tasks=assembled.reports,
         workers=num_engines,
-        earlier_worker_seconds=earlier_seconds,
+        earlier_worker_seconds=other_seconds,
         incidents=_incidents([*before, *here]),
         seconds=seconds,
         rates=reports.rates(documents=num_rows, tokens=computed, seconds=seconds, num_engines=num_engines),
         cost=reports.bill(
             assembled.reports,
             documents=assembled.num_documents,
-            engine_seconds=wall * num_engines + earlier_seconds,
+            engine_seconds=wall * num_engines + other_seconds,
             usd_per_hour=job.prices.of(info.device),
         ),
         peak_memory_mib=reports.peak_memory_mib(),

@@ -77,7 +77,6 @@ def run_partition(
         settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
         plan = _settle_plan(job, layout, shards, chosen, settings)
     ledger = Ledger(layout, plan)
-    earlier_beats = ledger.read_beats(ledger.view().beats)
     order = WorkOrder(job, partition, list(chosen), plan, manifest_version)
     committed = partial(is_committed, layout.manifest, plan.id, manifest_version)
     results = _run_workers(order, ledger, engine, tokenizer, on_progress, stop or threading.Event())
@@ -91,15 +90,10 @@ def run_partition(
             if not committed():
                 raise
         else:
+            ours = {worker.worker for worker in results}
+            others = [beat for beat in ledger.read_beats(ledger.view().beats) if beat.worker not in ours]
             report = make_report(
-                job,
-                partition,
-                ledger,
-                assembled,
-                results,
-                earlier_beats,
-                stages=stages,
-                started_at=started_at,
+                job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
             )
             if _commit(layout, job, partition, plan, assembled, report, committed):
                 _clean_up(ledger, job.ledger.lease_seconds)

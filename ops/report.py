@@ -152,7 +152,7 @@ class Report(_Figures):
     )
     tasks: dict[str, TaskReport]
     workers: int
-    earlier_worker_seconds: float  # of runs that did not end: their time is in the cost
+    earlier_worker_seconds: float  # of runs that did not end, and of lost workers: in the cost too
     incidents: list[IncidentReport]
     seconds: Seconds
     rates: Rates

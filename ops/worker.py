@@ -10,10 +10,12 @@ It may be killed at any time: what it had finished is in the segments, and its u
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 import uuid
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -119,7 +121,9 @@ class _Worker:
             with self.stages.measure("model_load"):
                 tokenizer = self.tokenizer or ModelTokenizer(job.model)
                 if self.engine is None:
-                    self.engine = open_engine(job.model, job.engine, tokenizer)
+                    self.engine = self._load(tokenizer)
+                    if self.engine is None:
+                        return WorkerResult(self.name, stopped=True)
                     stack.callback(self.engine.close)
             engine = self.engine
             self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
@@ -171,6 +175,25 @@ class _Worker:
         log.info("job=%s partition=%s worker=%s stopped=%s seconds=%.1f",
                  job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
         return WorkerResult(self.name, stopped, self.answers.num_rows_written, self._figures_now())
+
+    def _load(self, tokenizer: ModelTokenizer) -> Engine | None:
+        """The engine; None where the worker is asked to stop meanwhile: a large model takes minutes to load."""
+        job, loading = self.job, Future[Engine]()
+
+        def load() -> None:
+            try:
+                loading.set_result(open_engine(job.model, job.engine, tokenizer))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                loading.set_exception(error)
+
+        threading.Thread(target=load, name="docmill-load", daemon=True).start()
+        while not self.context.stopping:
+            self.context.poll()
+            with contextlib.suppress(TimeoutError):
+                return loading.result(POLL_SECONDS)
+        # Nobody waits for it any more: closed when it has loaded, or with this process.
+        loading.add_done_callback(lambda done: done.result().close() if done.exception() is None else None)
+        return None
 
     @staticmethod
     def _end_feed(stop: threading.Event, claims: Claims) -> None:
