@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from docmill.data.errors import StorageNotFound
 from docmill.data.ledger import Beat, Ledger, View, process_is_gone
 from docmill.data.plan import Unit
 from docmill.ops.progress import OnProgress, Progress
@@ -23,6 +24,7 @@ class Standing:
     num_documents_done: int  # of units done, and what living workers say of theirs
     beats: tuple[Beat, ...]  # of all workers since the last finish
     living: frozenset[str]
+    last_beat_at: float | None  # on the store's clock
     estimated_seconds_left: float  # by the plan's own estimate, of one engine
 
     @property
@@ -45,6 +47,7 @@ def read_standing(ledger: Ledger, *, lease_seconds: float, now: float | None = N
     open_units = [unit for unit in units if unit.id not in view.done]
     claimed = [unit for unit in open_units if _claimant(ledger, view, unit) in living]
     rows_done = sum(unit.num_rows for unit in units if unit.id in view.done)
+    rows_done += sum(_rows_begun(beat, open_units) for beat in beats if beat.worker in living)
     return Standing(
         num_units=len(units),
         num_units_done=len(units) - len(open_units),
@@ -53,6 +56,7 @@ def read_standing(ledger: Ledger, *, lease_seconds: float, now: float | None = N
         num_documents_done=rows_done,
         beats=beats,
         living=living,
+        last_beat_at=max(view.beats.values(), default=None),
         estimated_seconds_left=sum(unit.estimated_seconds for unit in open_units),
     )
 
@@ -85,6 +89,17 @@ class LedgerProgress:
         )
 
 
+def _rows_begun(beat: Beat, open_units: list[Unit]) -> int:
+    """Rows of units that a worker has open, as far as its engine has them: those waiting in it are few."""
+    begun = sum(
+        max(0, beat.next_rows[unit.id] - unit.first_row) for unit in open_units if unit.id in beat.next_rows
+    )
+    return min(begun, beat.num_rows_done)
+
+
 def _claimant(ledger: Ledger, view: View, unit: Unit) -> str | None:
     number = view.claims.get(unit.id)
-    return None if number is None else ledger.claimant(unit.id, number)
+    try:
+        return None if number is None else ledger.claimant(unit.id, number)
+    except StorageNotFound:  # another run has ended meanwhile and removed its ledger
+        return None

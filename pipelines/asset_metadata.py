@@ -18,6 +18,7 @@ from docmill.pipelines import catalogue
 from docmill.pipelines.answer_rows import answer_text, clip, read_answer_schema, read_answered_documents
 from docmill.pipelines.exit_codes import error_message
 from docmill.pipelines.logs import without_secrets
+from docmill.pipelines.report_text import incident_lines, tokens_computed_again
 
 Metadata = dict[str, Any]
 
@@ -74,6 +75,11 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         "model": report.model,
         "model_fingerprint": report.model_fingerprint,
         "device": report.machine.device,
+        "workers": report.workers,
+        "dead_letters": report.dead_letters,
+        "tokens_computed_again": tokens_computed_again(report),
+        "earlier_worker_seconds": round(report.earlier_worker_seconds, 2),
+        "incidents": len(report.incidents),
         "report": _place(Layout(job.output.uri, partition).report),
         "tasks": MetadataValue.md(_tasks_table(report)),
     }
@@ -81,6 +87,8 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         metadata["usd"] = round(report.cost.usd, 6)
     if report.cost.usd_per_1000_documents is not None:
         metadata["usd_per_1000_documents"] = round(report.cost.usd_per_1000_documents, 6)
+    if report.incidents:
+        metadata["latest_incidents"] = MetadataValue.text("\n".join(incident_lines(report.incidents)))
     return metadata | failed_shards_metadata(report)
 
 

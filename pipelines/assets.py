@@ -3,6 +3,7 @@
 The tasks and the report are computed by one step, because one pass over the documents answers all tasks together;
 each of them can be materialised alone too. Rows that failed are counted and shown. A run with shards that could not
 be used writes everything else and then fails: the day stays red until it is run again, which replaces its files.
+A run that was killed, terminated or retried goes on where it was: what is finished lies in the output's ledger.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the type of `context` from the function itself.
@@ -21,6 +22,7 @@ from dagster import (
     AssetSpec,
     Backoff,
     BetaWarning,
+    DagsterExecutionInterruptedError,
     DataVersion,
     Failure,
     Jitter,
@@ -35,6 +37,7 @@ from dagster import (
 from docmill.data import storage
 from docmill.data.layout import Layout, source_folder
 from docmill.data.records import Partition, Shard
+from docmill.ops.errors import BudgetSpent, Stopped
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.partitions import list_partitions
@@ -43,6 +46,7 @@ from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -180,7 +184,17 @@ def _partition(job: Job, context: AssetExecutionContext) -> Partition:
 
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
     ensure_source(job)
-    return run_partition(job, partition, tasks=tasks, on_progress=EventLogProgress(context.log))
+    with StopSignals(EventLogProgress(context.log)) as signals:
+        try:
+            return run_partition(
+                job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
+            )
+        except BudgetSpent:
+            raise
+        except Stopped as stopped:
+            # Somebody terminated it, which to Dagster is no failure: the run shows as canceled, and nothing retries it.
+            context.log.info(str(stopped))
+            raise DagsterExecutionInterruptedError from stopped
 
 
 def _last_report(job: Job, partition: Partition) -> Report:

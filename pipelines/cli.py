@@ -1,4 +1,4 @@
-"""The command line: `docmill run`, `show`, `jobs`, `doctor`, `ui`, `demo`. Each command calls one file.
+"""The command line: `docmill run`, `status`, `replay`, `show`, `jobs`, `doctor`, `ui`, `demo`. A file each.
 
 Imports of what takes time (Arrow, Dagster, rich) stay inside the commands, so that `docmill --help` answers at once.
 """
@@ -62,12 +62,53 @@ def run(
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
-    """Answer a job's tasks about every document of one partition. Running it again replaces its files."""
+    """Answer a job's tasks about every document of one partition.
+
+    A run that was ended goes on where it was; running a finished one again replaces its files. Ctrl-C or SIGTERM: what
+    is under way is finished and kept; a second Ctrl-C ends it at once, and loses what no file holds yet.
+    """
     configure_logs(verbose)
-    with errors_reported(as_json=as_json, debug=debug):
+    with errors_reported(as_json=as_json, debug=debug, of_run=True):
         from docmill.pipelines.run_command import run_command
 
         run_command(job, partition_value=partition, tasks=tasks, as_json=as_json)
+
+
+@app.command()
+def status(
+    job: JobArgument,
+    partition: Partition = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again and again, until it is finished.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show how far a partition is, also while another process runs it."""
+    configure_logs()
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.status_command import status_command
+
+        status_command(job, partition_value=partition, watch=watch, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def replay(
+    job: JobArgument,
+    partition: Partition = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Only those that failed for this reason; default: all.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Ask again what failed for good, and put the answers into the output. Exit code 3 if some failed again."""
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.replay_command import replay_command
+
+        replay_command(job, partition_value=partition, reason=reason, as_json=as_json)
 
 
 @app.command()
@@ -142,7 +183,7 @@ def ui(
 def demo(as_json: Json = False, verbose: Verbose = 0, debug: Debug = False) -> None:
     """Run the demo job for its last day, and show its answers and report. Needs no network and no GPU."""
     configure_logs(verbose)
-    with errors_reported(as_json=as_json, debug=debug):
+    with errors_reported(as_json=as_json, debug=debug, of_run=True):
         from docmill.pipelines.run_command import demo_command
 
         demo_command(as_json=as_json)

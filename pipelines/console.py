@@ -46,10 +46,11 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def errors_reported(*, as_json: bool = False, debug: bool = False) -> Iterator[None]:
+def errors_reported(*, as_json: bool = False, debug: bool = False, of_run: bool = False) -> Iterator[None]:
     """End the command with the exit code of whatever is raised inside, told in a short message instead of a trace.
 
-    A SIGTERM counts as Ctrl-C: files in the making are thrown away and the engine is closed.
+    A SIGTERM counts as Ctrl-C: files in the making are thrown away and the engine is closed. `of_run`: the command
+    runs a partition, and its errors tell how to go on.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -65,8 +66,8 @@ def errors_reported(*, as_json: bool = False, debug: bool = False) -> Iterator[N
             console.print(Text(without_secrets(traceback.format_exc())), soft_wrap=True)
         if as_json:
             with suppress(typer.Exit):  # nobody reads it: the exit code still tells of the error
-                print_json({"error": error_object(error)})
-        console.print(Text(error_message(error), style="bold red"), soft_wrap=True)
+                print_json({"error": error_object(error, of_run=of_run)})
+        console.print(Text(error_message(error, of_run=of_run), style="bold red"), soft_wrap=True)
         raise typer.Exit(exit_code_of(error)) from error
 
 

@@ -12,13 +12,16 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "DAGSTER_PG_PASSWORD",
 )  # fmt: skip
+RETRIES = "docmill.data.retries"
+SECONDS_BETWEEN_RETRY_LINES = 60.0
 SHORTEST_SECRET = 6  # shorter values ("test") would blot out ordinary words
 _PASSWORD_IN_URI = re.compile(r"(?<=://)([^/@:\s]+):[^/@\s]+@")
 
@@ -60,10 +63,39 @@ class _LineFormatter(logging.Formatter):
         return places(ei[1]) if ei[1] is not None else ""
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is now: a progress bar puts itself there, so that lines appear above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)  # not StreamHandler's, which would keep a stream
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _FewRetries(logging.Filter):
+    """Lets a line about a retry of the storage layer through now and then: a store that is away gives hundreds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != RETRIES:
+            return True
+        if time.monotonic() - self._shown < SECONDS_BETWEEN_RETRY_LINES:
+            return False
+        self._shown = time.monotonic()
+        return True
+
+
 def configure_logs(verbose: int = 0) -> None:
     """Send docmill's log to stderr: warnings; with 1 also what happens; with 2 all of it, and libraries' INFO."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_LineFormatter())
+    if not verbose:
+        handler.addFilter(_FewRetries())
     ours = logging.getLogger("docmill")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])

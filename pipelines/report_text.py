@@ -1,4 +1,7 @@
-"""A run's report for people: one table of tasks, then what went wrong, the time, the rate, the bill, the files."""
+"""A run's report for people: one table of tasks, then what went wrong, the time, the rate, the bill, the files.
+
+A line that would say "none" is left out.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,53 @@ from typing import TYPE_CHECKING
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.ops.job import Job
-from docmill.ops.report import Report
+from docmill.ops.report import IncidentReport, Report
 from docmill.pipelines.answer_rows import clip
+from docmill.pipelines.logs import without_secrets
 from docmill.pipelines.progress_lines import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+MOST_INCIDENTS_SHOWN = 5
+
 
 def print_report(console: Console, job: Job, partition: Partition, report: Report) -> None:
     """Show the report and where the files are."""
     layout = Layout(job.output.uri, partition)
     console.print(_tasks(report))
-    for line in (*_troubles(report), *_figures(report)):
+    for line in (*_troubles(report, replay_command(job, partition)), *_figures(report)):
         console.print(line, soft_wrap=True)
     for task in report.tasks:
         console.print(f"answers    {layout.answers_folder(task)}", soft_wrap=True)
     console.print(f"report     {layout.report}", soft_wrap=True)
+
+
+def replay_command(job: Job, partition: Partition) -> str:
+    """The command that asks a partition's failed requests again."""
+    return f"docmill replay {job.name}" + (f" --partition {partition.value}" if partition.value else "")
+
+
+def incident_lines(incidents: list[IncidentReport]) -> list[str]:
+    """The latest deaths of engines that a run survived."""
+    lines = []
+    num_left_out = len(incidents) - MOST_INCIDENTS_SHOWN
+    if num_left_out > 0:
+        lines.append(f"incident   {num_left_out:,} more, the latest are")
+    for incident in incidents[-MOST_INCIDENTS_SHOWN:]:
+        what = f"engine {incident.kind.replace('_', ' ')} at {incident.at:%H:%M:%S} UTC"
+        limits = ", ".join(f"{name} {number:,}" for name, number in incident.limits.items())
+        action = clip(incident.action, max_chars=120) + (f" ({limits})" if limits else "")
+        because = clip(without_secrets(incident.message), max_chars=120)
+        lines.append(f"incident   {what}: {action}; {because}")
+    return lines
+
+
+def tokens_computed_again(report: Report) -> int:
+    """Tokens that engines computed, in runs that did not end too, beyond those of the answers."""
+    computed, answered = report.computed_tokens, report.tokens
+    return max(0, computed.prompt + computed.output - answered.prompt - answered.output)
 
 
 def _tasks(report: Report) -> Table:
@@ -58,7 +90,7 @@ def _tasks(report: Report) -> Table:
     return table
 
 
-def _troubles(report: Report) -> list[str]:
+def _troubles(report: Report, replay: str) -> list[str]:
     lines = []
     for name, task in report.tasks.items():
         if task.errors:
@@ -67,16 +99,30 @@ def _troubles(report: Report) -> list[str]:
         if task.truncated_answers:
             lines.append(f"cut off    {name}: {task.truncated_answers:,} answers at their token limit")
     lines += [f"bad shard  {clip(shard.error, max_chars=400)}" for shard in report.failed_shards]
+    if report.dead_letters:
+        lines.append(
+            f"dead       {report.dead_letters:,} requests failed for good; `{replay}` asks them again"
+        )
+    lines += incident_lines(report.incidents)
+    if again := tokens_computed_again(report):
+        answered = report.tokens.prompt + report.tokens.output
+        share = f" ({again / answered:.1%} of the answers')" if answered else ""
+        lines.append(f"again      {again:,} tokens were computed more than once{share}")
+    if report.earlier_worker_seconds:
+        lines.append(
+            f"earlier    {duration(report.earlier_worker_seconds)} of workers in runs that did not end are in the cost"
+        )
     return lines
 
 
 def _figures(report: Report) -> list[str]:
     seconds, rates, cost = report.seconds, report.rates, report.cost
-    stages = ("model_load", "read", "prepare", "tokenise", "engine", "write")
+    stages = ("planning", "model_load", "read", "prepare", "tokenise", "engine", "write", "assembling")
     by_stage = ", ".join(f"{name.replace('_', ' ')} {getattr(seconds, name):.1f}" for name in stages)
+    of_workers = f" of {report.workers} workers" if report.workers > 1 else ""
     tokens_per_second = rates.prompt_tokens_per_second + rates.output_tokens_per_second
     lines = [
-        f"time       {duration(seconds.wall)} ({by_stage})",
+        f"time       {duration(seconds.wall)}{of_workers} ({by_stage})",
         f"rate       {rates.documents_per_second:,.1f} documents/s, {tokens_per_second:,.0f} tokens/s, of which "
         f"{rates.output_tokens_per_second:,.0f} written; engine busy {rates.engine_busy_share:.0%}",
     ]

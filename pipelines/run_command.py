@@ -17,6 +17,7 @@ from docmill.pipelines.job_files import load_job
 from docmill.pipelines.report_text import print_report
 from docmill.pipelines.run_progress import shown_progress
 from docmill.pipelines.show_command import show_answers
+from docmill.pipelines.stop_signals import STOP_SECONDS, StopSignals
 
 DEMO_ROWS_SHOWN = 5
 
@@ -35,7 +36,7 @@ def run_command(job_name: str, *, partition_value: str | None, tasks: str | None
         report = run(job, partition, chosen)
         print_report(stdout_console(), job, partition, report)
     if report.failed_shards:
-        raise typer.Exit(ExitCode.SHARDS_FAILED)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def demo_command(*, as_json: bool) -> None:
@@ -61,10 +62,20 @@ def demo_command(*, as_json: bool) -> None:
         "Your own documents: copy pipelines/jobs/demo.yaml, change `source`, and `docmill run your.yaml`."
     )
     if report.failed_shards:
-        raise typer.Exit(ExitCode.SHARDS_FAILED)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
-    """Run with progress on stderr."""
-    with shown_progress(stderr_console()) as on_progress:
-        return run_partition(job, partition, tasks=tasks, on_progress=on_progress)
+    """Run with progress on stderr. SIGTERM and Ctrl-C end it cleanly, see `stop_signals`."""
+    console = stderr_console()
+
+    def on_stop() -> None:
+        console.print(
+            f"stopping: what is under way is finished and kept, at most {STOP_SECONDS:.0f} s; Ctrl-C ends it at once"
+        )
+
+    with (
+        shown_progress(console) as on_progress,
+        StopSignals(on_progress, on_stop=on_stop, impatient=True) as signals,
+    ):
+        return run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)

@@ -122,9 +122,9 @@ def test_rows_without_an_answer_are_listed_by_reason_and_fail_nothing(write_job:
 def test_a_shard_that_cannot_be_used_ends_with_3(finished_job: Path, cli: Cli) -> None:
     (finished_job.parent / "documents" / f"dt={DAY}" / "part-0000.parquet").write_bytes(b"no parquet")
     result = cli("run", finished_job, "--partition", DAY)
-    assert result.exit_code == ExitCode.SHARDS_FAILED
+    assert result.exit_code == ExitCode.INCOMPLETE
     assert "bad shard  " in result.stdout
-    report = cli.json("run", finished_job, "--partition", DAY, exit_code=ExitCode.SHARDS_FAILED)
+    report = cli.json("run", finished_job, "--partition", DAY, exit_code=ExitCode.INCOMPLETE)
     assert [shard["shard"] for shard in report["failed_shards"]] == ["part-0000.parquet"]
 
 

@@ -1,0 +1,9 @@
+"""What Dagster loads in tests of interrupted steps: all jobs of DOCMILL_JOBS, with the slow engine, also in step processes."""
+
+from __future__ import annotations
+
+import slow_docmill  # noqa: F401 - it stands beside this file, and puts the slow engine in
+
+from docmill.pipelines.definitions import defs
+
+__all__ = ["defs"]
