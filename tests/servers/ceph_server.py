@@ -60,6 +60,11 @@ class CephServer:
         """kill -9 of the process that speaks S3; the disk stays. `start_gateway` brings it back."""
         self._processes.pop("rgw").kill()
 
+    @property
+    def gateway_pid(self) -> int:
+        """Of the process that speaks S3, for whoever freezes it."""
+        return self._processes["rgw"].pid
+
     def kill_all(self) -> None:
         """kill -9 of the whole cluster, as a power cut. `start_all` brings it back with what it had confirmed."""
         for name in ("rgw", "osd", "mon"):
