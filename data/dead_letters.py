@@ -7,7 +7,8 @@ be asked about at all (no id, no text) are in the output alone. `docmill replay`
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -61,10 +64,37 @@ def encode_dead_letters(letters: list[DeadLetter]) -> bytes:
 
 
 def read_dead_letters(uri: str) -> list[DeadLetter]:
-    """Those of a file; none where there is no file."""
+    """Those of a file; none where there is no file, or none that this version understands."""
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA)
+        return _decode(uri, storage.read_bytes(uri))
     except StorageNotFound:
+        return []
+
+
+def change_dead_letters(uri: str, change: Callable[[list[DeadLetter]], list[DeadLetter]]) -> None:
+    """Replace what lies there by what `change` makes of it, also while another run does the same.
+
+    Where there are none and were none, no file is written; a file that was there stays, at the end an empty one.
+    """
+    while True:
+        try:
+            content, version = storage.read_versioned(uri)
+        except StorageNotFound:
+            content, version = b"", None
+        letters = change(_decode(uri, content) if version is not None else [])
+        if not letters and version is None:
+            return
+        letters = sorted(letters, key=lambda letter: (letter.shard, letter.row, letter.task))
+        if storage.replace_bytes(uri, encode_dead_letters(letters), version=version):
+            return
+
+
+def _decode(uri: str, content: bytes) -> list[DeadLetter]:
+    # A run looks at it at its very end; nothing that lies there may cost it its work.
+    try:
+        table = pq.read_table(io.BytesIO(content), schema=SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        log.warning("%s holds no dead letters of this version: %s", uri, type(error).__name__)
         return []
     names = [field.name for field in fields(DeadLetter)]
     return [DeadLetter(**{name: row[name] for name in names}) for row in table.to_pylist()]

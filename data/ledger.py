@@ -8,18 +8,21 @@ and the removal of everything at the end. Times are the store's own, so clocks o
     workers/{worker}.json     a worker's beat: a worker without one for a lease is gone, and so are its claims
     splits/{unit}.json        the unit is now two; the second half is somebody else's
     done/{unit}.json          the unit is done: where its answers are, and its figures
+    origin.json               what was finished when the first run by this ledger began; goes last
+
+A mark of a unit that is done is removed only where its parts are gone: then the unit is open again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -28,7 +31,10 @@ from docmill.data.errors import StorageNotFound
 from docmill.data.layout import Layout, join
 from docmill.data.plan import Plan, Unit
 
+T = TypeVar("T")
+
 READERS = 16  # files read at once: each is small, and takes the store's time to answer
+WRITE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,14 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """When a ledger began. `finished` is `manifest.finish_stamp` then: another one now means that its work is out."""
+
+    tasks: list[str]
+    finished: str
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """The ledger at one moment, by one listing."""
 
@@ -77,6 +91,13 @@ class Ledger:
         self._folder = layout.ledger(plan.fingerprint)
         self._claimants: dict[tuple[str, int], str] = {}  # claims and splits never change once written
         self._split_rows: dict[str, int] = {}
+
+    def begin(self, finished: str) -> Origin:
+        """Say what is finished as a run begins; returns what the first run by this ledger said."""
+        origin = Origin(self.plan.tasks, finished)
+        uri = self._uri("origin")
+        _while_folders_vanish(lambda: storage.create_bytes(uri, json.dumps(asdict(origin)).encode()))
+        return read_origin(self._folder) or origin
 
     def view(self) -> View:
         """What is there now."""
@@ -105,24 +126,29 @@ class Ledger:
             unit = waiting.pop()
             if unit.id in view.done or unit.id not in view.splits:
                 found.append(unit)
-            else:
-                at_row = self.split_row(unit.id)
-                assert at_row is not None, "it was listed"
-                left, right = unit.split(at_row)
-                waiting += [right, left]
+                continue
+            at_row = self.split_row(unit.id)
+            if at_row is None:  # listed a moment ago: another run has finished, and removes it all
+                found.append(unit)
+                continue
+            left, right = unit.split(at_row)
+            waiting += [right, left]
         return found
 
     def claim(self, unit_id: str, number: int, worker: str) -> bool:
         """Try to be the unit's `number`-th claimant; False where somebody else is."""
         # Through `claimant`, because an answer of the store that got lost looks like somebody else's claim.
         content = json.dumps({"worker": worker}).encode()
-        return storage.create_bytes(self._uri("claims", unit_id, f"{number:06d}"), content)
+        return self._create(self._uri("claims", unit_id, f"{number:06d}"), content)
 
-    def claimant(self, unit_id: str, number: int) -> str:
-        """The worker that made a claim."""
+    def claimant(self, unit_id: str, number: int) -> str | None:
+        """The worker that made a claim; None where it is gone, as all is once another run has finished."""
         key = (unit_id, number)
         if key not in self._claimants:
-            content = json.loads(storage.read_bytes(self._uri("claims", unit_id, f"{number:06d}")))
+            try:
+                content = json.loads(storage.read_bytes(self._uri("claims", unit_id, f"{number:06d}")))
+            except StorageNotFound:
+                return None
             self._claimants[key] = content["worker"]
         return self._claimants[key]
 
@@ -133,7 +159,7 @@ class Ledger:
 
     def split(self, unit_id: str, at_row: int) -> bool:
         """Make two units of one; False where it was split before (the first split counts)."""
-        return storage.create_bytes(self._uri("splits", unit_id), json.dumps({"at_row": at_row}).encode())
+        return self._create(self._uri("splits", unit_id), json.dumps({"at_row": at_row}).encode())
 
     def split_row(self, unit_id: str) -> int | None:
         """Where a unit was split; None where it was not."""
@@ -147,7 +173,8 @@ class Ledger:
 
     def beat(self, beat: Beat) -> None:
         """Say that a worker lives."""
-        storage.put_bytes(self._uri("workers", beat.worker), json.dumps(asdict(beat)).encode())
+        uri, content = self._uri("workers", beat.worker), json.dumps(asdict(beat)).encode()
+        _while_folders_vanish(lambda: storage.put_bytes(uri, content))
 
     def read_beats(self, workers: Iterable[str]) -> list[Beat]:
         """What workers last said of themselves; one that is gone meanwhile is left out."""
@@ -155,7 +182,11 @@ class Ledger:
 
     def finish(self, done: Done) -> bool:
         """Mark a unit as done; False where it was before."""
-        return storage.create_bytes(self._uri("done", done.unit_id), json.dumps(asdict(done)).encode())
+        return self._create(self._uri("done", done.unit_id), json.dumps(asdict(done)).encode())
+
+    def reopen(self, unit_ids: Iterable[str]) -> None:
+        """Units are not done after all: their answers are gone."""
+        storage.delete_files([self._uri("done", unit_id) for unit_id in unit_ids])
 
     def read_done(self, unit_ids: Iterable[str]) -> list[Done]:
         """Done marks, in the order asked for; one that is gone meanwhile is left out."""
@@ -172,8 +203,35 @@ class Ledger:
         with ThreadPoolExecutor(READERS) as readers:
             return [content for content in readers.map(read, names) if content is not None]
 
+    def _create(self, uri: str, content: bytes) -> bool:
+        return _while_folders_vanish(lambda: storage.create_bytes(uri, content))
+
     def _uri(self, kind: str, *names: str, suffix: str = ".json") -> str:
         return join(self._folder, kind, *names) + suffix
+
+
+def read_origin(ledger_folder: str) -> Origin | None:
+    """When a ledger began; None where that does not lie there."""
+    try:
+        return Origin(**json.loads(storage.read_bytes(join(ledger_folder, "origin.json"))))
+    except (StorageNotFound, ValueError, TypeError):
+        return None
+
+
+def remove_ledger(ledger_folder: str) -> None:
+    """All but the origin. Done marks go first, so that none is left whose parts are gone."""
+    for kind in ("done", "claims", "splits", "workers"):
+        storage.delete_folder(join(ledger_folder, kind))
+
+
+def _while_folders_vanish(write: Callable[[], T]) -> T:
+    """On local disks a folder may be removed, by who cleans up, between its making and the write into it."""
+    for _ in range(WRITE_ATTEMPTS - 1):
+        try:
+            return write()
+        except StorageNotFound:
+            continue
+    return write()
 
 
 @cache

@@ -6,6 +6,7 @@ A run of some of the tasks keeps what the manifest says of the others.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,9 +80,18 @@ def replace_manifest(uri: str, manifest: Manifest, *, version: str | None) -> bo
     return storage.replace_bytes(uri, manifest.model_dump_json(indent=1).encode(), version=version)
 
 
-def is_committed(uri: str, plan_id: str, version_before: str | None) -> bool:
-    """Whether a run by this plan has been finished since the manifest was at `version_before`."""
-    manifest, version = read_versioned_manifest(uri)
-    if manifest is None or version == version_before:
-        return False
-    return any(task.plan == plan_id for task in manifest.tasks.values())
+def finish_stamp(manifest: Manifest | None, tasks: Iterable[str], plan_id: str) -> str:
+    """When these tasks were last finished by this plan; empty where that is not what lies there now.
+
+    A stamp that is not empty and not the one of before means: somebody has finished this very work meanwhile.
+    """
+    entries = [manifest.tasks.get(name) if manifest else None for name in sorted(tasks)]
+    if any(entry is None or entry.plan != plan_id for entry in entries):
+        return ""
+    return " ".join(entry.finished_at.isoformat() for entry in entries if entry is not None)
+
+
+def is_committed(uri: str, plan_id: str, tasks: Iterable[str], stamp_before: str) -> bool:
+    """Whether these tasks have been finished by this plan since `finish_stamp` was `stamp_before`."""
+    stamp = finish_stamp(read_manifest(uri), tasks, plan_id)
+    return stamp not in ("", stamp_before)

@@ -141,22 +141,26 @@ def encode_plan(plan: Plan) -> bytes:
     return sink.getvalue()
 
 
-def read_plan(uri: str) -> tuple[Plan, str] | tuple[None, str | None]:
+def read_plan(uri: str) -> tuple[Plan | None, str | None]:
     """The plan at `uri` and the version of the object; None for a plan of another docmill, or where there is none."""
     try:
         content, version = storage.read_versioned(uri)
     except StorageNotFound:
         return None, None
     try:
-        table = pq.read_table(io.BytesIO(content))
-        head = json.loads((table.schema.metadata or {})[_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return _decode(content), version
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError):
         return None, version
+
+
+def _decode(content: bytes) -> Plan | None:
+    table = pq.read_table(io.BytesIO(content))
+    head = json.loads((table.schema.metadata or {})[_KEY])
     if head.pop("version") != PLAN_VERSION or table.schema.names != SCHEMA.names:
-        return None, version
+        return None
     shards = [PlannedShard(**shard) for shard in head.pop("shards")]
     units = []
     for row in table.to_pylist():
         del row["unit_id"]
         units.append(Unit(**{**row, "duplicate_rows": tuple(row["duplicate_rows"])}))
-    return Plan(**head, shards=shards, units=units), version
+    return Plan(**head, shards=shards, units=units)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from docmill.data import storage
+from docmill.data.errors import StorageNotFound
 from docmill.data.layout import join
 from docmill.data.records import NO_USAGE, Usage
 
@@ -79,6 +80,8 @@ def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
         for file in storage.list_files(folder_uri):
             try:
                 table = pq.read_table(io.BytesIO(storage.read_bytes(file.uri)), schema=SCHEMA)
+            except StorageNotFound:  # another run has finished the partition and removes them
+                continue
             except (pa.ArrowException, OSError) as error:
                 log.warning("%s is no segment and is left out: %s", file.uri, type(error).__name__)
                 continue

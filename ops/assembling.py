@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
 from docmill.data import storage
-from docmill.data.dead_letters import DeadLetter, encode_dead_letters, read_dead_letters
+from docmill.data.dead_letters import DeadLetter, change_dead_letters, read_dead_letters
 from docmill.data.errors import StorageNotFound
 from docmill.data.layout import Layout
 from docmill.data.ledger import Done, Ledger
@@ -29,7 +29,6 @@ from docmill.ops.tasks.task import Task
 from docmill.ops.unit_answers import DEAD_LETTERS
 
 SHARDS_AT_ONCE = 4
-DONE_AT_ONCE = 1_000
 
 
 @dataclass
@@ -45,10 +44,25 @@ class Assembled:
     num_dead_letters: int = 0
 
 
-def assemble(ledger: Ledger, tasks: Mapping[str, Task]) -> Assembled:
-    """Write the output files of all shards, and the dead letters. Every unit must be done.
+class PartsGone(Exception):
+    """Units are not done after all: their marks or parts are gone. The others' are as they were."""
 
-    Raises `StorageNotFound` where parts are gone because another run has done all this meanwhile.
+    def __init__(self, unit_ids: list[str]):
+        super().__init__(f"the answers of {len(unit_ids)} units are gone")
+        self.unit_ids = unit_ids
+
+
+class Overtaken(Exception):
+    """Another run of these tasks has finished since this one began to write files."""
+
+
+def assemble(
+    ledger: Ledger, tasks: Mapping[str, Task], *, overtaken: Callable[[], bool] = lambda: False
+) -> Assembled:
+    """Write the output files of all shards, and the dead letters.
+
+    Raises `PartsGone` where a unit is not done, or another run has finished and removed its parts meanwhile; and
+    `Overtaken`, before the next file, where `overtaken` says so.
     """
     view, plan = ledger.view(), ledger.plan
     by_shard: defaultdict[str, list[Unit]] = defaultdict(list)
@@ -60,12 +74,12 @@ def assemble(ledger: Ledger, tasks: Mapping[str, Task]) -> Assembled:
 
     def write(shard: PlannedShard) -> tuple[PlannedShard, list[Done]]:
         units = sorted(by_shard[shard.name], key=lambda unit: unit.first_row)
-        marks = list(_marks(ledger, units)) if shard.error is None else []
-        if all(mark.error is None for mark in marks):
-            for name in tasks if shard.error is None else ():
-                _write_file(
-                    ledger.layout.answers(name, shard.name), [mark.parts[name] for mark in marks], shard
-                )
+        marks = _marks(ledger, units) if shard.error is None else []
+        if shard.error is None and all(mark.error is None for mark in marks):
+            for name in tasks:
+                if overtaken():
+                    raise Overtaken
+                _write_file(ledger.layout.answers(name, shard.name), name, marks, shard)
         return shard, marks
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
@@ -77,35 +91,68 @@ def assemble(ledger: Ledger, tasks: Mapping[str, Task]) -> Assembled:
             _add(assembled, shard, marks)
             for mark in marks:
                 if DEAD_LETTERS in mark.parts:
-                    letters += read_dead_letters(mark.parts[DEAD_LETTERS])
-    _write_dead_letters(ledger.layout, letters, tasks, assembled.failed_shards)
+                    of_unit = read_dead_letters(mark.parts[DEAD_LETTERS])
+                    if not of_unit:
+                        raise PartsGone([mark.unit_id])
+                    letters += of_unit
+    failed = {shard.shard for shard in assembled.failed_shards}
+    # Those of other tasks, and of shards whose output stays, are kept.
+    change_dead_letters(
+        ledger.layout.dead_letters,
+        lambda before: (
+            [letter for letter in before if letter.task not in tasks or letter.shard in failed] + letters
+        ),
+    )
     assembled.num_dead_letters = len(letters)
     return assembled
 
 
-def remove_stale(layout: Layout, job: str, tasks: Iterable[str], shards: list[PlannedShard]) -> None:
-    """Delete this job's answer files of shards that the source no longer has; other people's files stay."""
+def reopen(ledger: Ledger, found: PartsGone) -> None:
+    """Make units that are marked as done without their parts open again: those found, and all others like them."""
+    there = {file.uri for file in storage.list_files(ledger.layout.parts_folder(ledger.plan.fingerprint))}
+    marks = ledger.read_done(ledger.view().done)
+    incomplete = {mark.unit_id for mark in marks if not there.issuperset(mark.parts.values())}
+    ledger.reopen(sorted(incomplete | set(found.unit_ids)))
+
+
+def remove_stale(
+    layout: Layout,
+    job: str,
+    tasks: Iterable[str],
+    shards: list[PlannedShard],
+    *,
+    overtaken: Callable[[], bool] = lambda: False,
+) -> None:
+    """Delete this job's answer files of shards that the source no longer has; other people's files stay.
+
+    Raises `Overtaken` as `assemble` does: the other run may know of more shards.
+    """
     names = {shard.name for shard in shards}
     for task in tasks:
         for found in storage.list_shards(layout.answers_folder(task)):
             if found.name not in names and _job_of(found.uri) == job:
+                if overtaken():
+                    raise Overtaken
                 storage.delete(found.uri)
 
 
-def _marks(ledger: Ledger, units: list[Unit]) -> Iterable[Done]:
-    for start in range(0, len(units), DONE_AT_ONCE):
-        some = units[start : start + DONE_AT_ONCE]
-        marks = ledger.read_done(unit.id for unit in some)
-        if len(marks) < len(some):
-            raise StorageNotFound(ledger.layout.internal_folder, "done marks are gone")
-        yield from marks
+def _marks(ledger: Ledger, units: list[Unit]) -> list[Done]:
+    marks = ledger.read_done(unit.id for unit in units)
+    if missing := {unit.id for unit in units} - {mark.unit_id for mark in marks}:
+        raise PartsGone(sorted(missing))
+    return marks
 
 
-def _write_file(uri: str, parts: list[str], shard: PlannedShard) -> None:
+def _write_file(uri: str, task: str, marks: list[Done], shard: PlannedShard) -> None:
     writer: ShardWriter | None = None
     try:
-        for part in parts:
-            table = feather.read_table(io.BytesIO(storage.read_bytes(part)), memory_map=False)
+        for mark in marks:
+            try:
+                table = feather.read_table(io.BytesIO(storage.read_bytes(mark.parts[task])), memory_map=False)
+            except StorageNotFound:
+                raise PartsGone([mark.unit_id]) from None
+            if table.num_rows != mark.figures["rows"]:  # the shard was another one for a while
+                raise PartsGone([mark.unit_id])
             writer = writer or ShardWriter(uri, table.schema)
             for batch in table.to_batches():
                 writer.write(batch)
@@ -138,28 +185,6 @@ def add_report(total: TaskReport, part: TaskReport) -> None:
     total.truncated_answers += part.truncated_answers
     for reason, number in part.errors.items():
         total.errors[reason] = total.errors.get(reason, 0) + number
-
-
-def _write_dead_letters(
-    layout: Layout, letters: list[DeadLetter], tasks: Mapping[str, Task], failed_shards: list[FailedShard]
-) -> None:
-    """Those of other tasks, and of shards whose output stays, are kept. No dead letters, no file."""
-    failed = {shard.shard for shard in failed_shards}
-    kept = [
-        letter
-        for letter in read_dead_letters(layout.dead_letters)
-        if letter.task not in tasks or letter.shard in failed
-    ]
-    replace_dead_letters(layout, kept + letters)
-
-
-def replace_dead_letters(layout: Layout, letters: list[DeadLetter]) -> None:
-    """Write all dead letters of the partition anew; none leave no file."""
-    if letters:
-        letters = sorted(letters, key=lambda letter: (letter.shard, letter.row, letter.task))
-        storage.put_bytes(layout.dead_letters, encode_dead_letters(letters))
-    else:
-        storage.delete(layout.dead_letters)
 
 
 def _job_of(uri: str) -> str | None:

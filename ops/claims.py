@@ -11,15 +11,18 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import psutil
 
-from docmill.data.ledger import Beat, Ledger, View, process_is_gone, this_host
+from docmill.data.ledger import READERS, Beat, Ledger, View, process_is_gone, this_host
 from docmill.data.plan import Unit
 
 BEATS_A_LEASE = 6
+MAX_FAILED_CLAIMS = 8  # in a row, before looking again at what is free
 MIN_STOLEN_SECONDS = 5.0  # of estimated work that is left: less is not worth a second engine's reading of it
 
 
@@ -55,7 +58,7 @@ class Claims:
         self._figures, self._committed = figures, committed
         self._mine: set[str] = set()
         self._held: dict[str, Held] = {}  # by the id of the unit as it was claimed
-        self._free: list[Unit] = []  # of the last view, not tried yet
+        self._free: deque[Unit] = deque()  # of the last view, not tried yet
         self._next_numbers: dict[str, int] = {}
         self._lock = threading.RLock()
         self._stopped = threading.Event()
@@ -80,26 +83,44 @@ class Claims:
 
     def take(self) -> Held | None:
         """Claim a unit. None where there is none to claim now; `all_done` tells whether to wait for one."""
-        while self._free:
-            unit = self._free.pop(0)
-            number = self._next_numbers.get(unit.id, 0)
+        while True:
+            held = self._claim_free()
+            if held is not None:
+                return held
+            own = self._own_ids()  # before the view, or one that is finished meanwhile would look abandoned
+            view = self.ledger.view()
+            if self._committed():  # asked after the listing: a run that has ended has removed its ledger
+                return None
+            units, claimed = self._look_around(view, own)
+            if not self._free:
+                return self._steal(units, claimed)
+
+    def _claim_free(self) -> Held | None:
+        """One of those that the last view showed as free. Gives up on them where most are somebody else's by now."""
+        num_failed = 0
+        while self._free and num_failed < MAX_FAILED_CLAIMS:
+            unit = self._free.popleft()
+            number = self._next_numbers.pop(unit.id, 0)
             if self.ledger.claim(unit.id, number, self.worker):
                 return self._hold(unit, number)
-            self._free = []  # somebody else is taking them too: look again
-        view = self.ledger.view()
-        if self._committed():  # asked after the listing: a run that has ended has removed its ledger
-            return None
+            num_failed += 1
+        self._free.clear()
+        return None
+
+    def _look_around(self, view: View, own: set[str]) -> tuple[list[Unit], dict[str, Beat]]:
+        """The units that are not done, and who of the living works on which."""
         units = self.ledger.units(view)
         self.num_rows_elsewhere = sum(
             unit.num_rows for unit in units if unit.id in view.done and unit.id not in self._mine
         )
         units = [unit for unit in units if unit.id not in view.done]
         claimed = self._claimed(units, view)
-        self._free = [unit for unit in units if unit.id not in claimed and unit.id not in self._own_ids()]
+        for unit in units:  # ours by its claim, but we do not have it: marked as done once, and then reopened
+            if unit.id in claimed and claimed[unit.id].worker == self.worker and own.isdisjoint(_line(unit)):
+                del claimed[unit.id]
+        self._free = deque(unit for unit in units if unit.id not in claimed and unit.id not in own)
         self._next_numbers = {unit.id: view.claims.get(unit.id, -1) + 1 for unit in self._free}
-        if self._free:
-            return self.take()
-        return self._steal(units, claimed)
+        return units, claimed
 
     def all_done(self) -> bool:
         """Whether every unit of the plan is done, or another run has written the manifest meanwhile."""
@@ -125,20 +146,34 @@ class Claims:
             )
             mine = dict(self._held)
         self.ledger.beat(self._figures(beat))
+        if mine and self._committed():  # we were thought dead, and others have done it all
+            for key, held in mine.items():
+                self._lose(key, held)
+            return
         for key, held in mine.items():
-            self._look(key, held)
+            if not self._look(held):
+                self._lose(key, held)
 
-    def _look(self, key: str, held: Held) -> None:
+    def _look(self, held: Held) -> bool:
+        """Notice what others have done to a unit; False where it is no longer ours."""
         at_row = self.ledger.split_row(held.unit.id)
-        if at_row is not None:
-            left, _ = held.unit.split(at_row)
-            with self._lock:
-                # Its claim was made by whoever split it, in our name.
-                held.unit, held.number = left, 0
-        if self.ledger.last_claim(held.unit.id) > held.number:
-            held.lost = True
-            with self._lock:
-                self._held.pop(key, None)
+        if at_row is None:
+            return self.ledger.last_claim(held.unit.id) <= held.number
+        left, _ = held.unit.split(at_row)
+        last = self.ledger.last_claim(left.id)
+        if last == 0 and self.ledger.claimant(left.id, 0) != self.worker:
+            # Whoever split it meant the worker before us: he had looked before we took the unit over.
+            if not self.ledger.claim(left.id, 1, self.worker):
+                return False
+            held.unit, held.number = left, 1
+            return True
+        held.unit, held.number = left, 0  # that claim was made by whoever split it, in our name
+        return last <= 0
+
+    def _lose(self, key: str, held: Held) -> None:
+        held.lost = True
+        with self._lock:
+            self._held.pop(key, None)
 
     def _keep_beating(self) -> None:
         try:
@@ -159,11 +194,10 @@ class Claims:
 
     def _claimed(self, units: list[Unit], view: View) -> dict[str, Beat]:
         """Units that somebody living works on, with that worker's beat."""
-        claimants = {
-            unit.id: self.ledger.claimant(unit.id, view.claims[unit.id])
-            for unit in units
-            if unit.id in view.claims
-        }
+        numbers = [(unit.id, view.claims[unit.id]) for unit in units if unit.id in view.claims]
+        with ThreadPoolExecutor(READERS) as readers:
+            names = readers.map(lambda claim: self.ledger.claimant(*claim), numbers)
+            claimants = {unit_id: name for (unit_id, _), name in zip(numbers, names, strict=True) if name}
         workers = {worker for worker in claimants.values() if worker in view.beats}
         now = view.beats.get(self.worker, max(view.beats.values(), default=0.0))
         living = {
@@ -194,3 +228,8 @@ class Claims:
         if self.ledger.claim(right.id, 0, self.worker) and self.ledger.split(unit.id, at_row):
             return self._hold(right, 0)
         return None
+
+
+def _line(unit: Unit) -> set[str]:
+    """A unit and those it was split from: a worker may not know yet that it has a half only."""
+    return {unit.id, *unit.ancestors}

@@ -15,14 +15,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
-from docmill.data.layout import Layout
-from docmill.data.ledger import Ledger
-from docmill.data.manifest import Manifest, is_committed, read_versioned_manifest, replace_manifest
+from docmill.data.layout import Layout, source_folder
+from docmill.data.ledger import Beat, Ledger
+from docmill.data.manifest import (
+    Manifest,
+    TaskManifest,
+    finish_stamp,
+    is_committed,
+    read_versioned_manifest,
+    replace_manifest,
+)
 from docmill.data.plan import Plan, encode_plan, read_plan
 from docmill.data.records import Partition, Shard
 from docmill.engine.model_files import fingerprint, resolve_model
@@ -31,14 +39,15 @@ from docmill.engine.pool.open_pool import open_pool
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
 from docmill.ops import report as reports
-from docmill.ops.assembling import Assembled, assemble, remove_stale
+from docmill.ops.assembling import Assembled, Overtaken, PartsGone, assemble, remove_stale, reopen
 from docmill.ops.brake import Brake
+from docmill.ops.clean_up import clean_up
 from docmill.ops.errors import BudgetSpent, JobError, Stopped
 from docmill.ops.finish import add_to_manifest, make_report
 from docmill.ops.job import Job
 from docmill.ops.ledger_progress import LedgerProgress
 from docmill.ops.partitions import find_shards
-from docmill.ops.planning import is_plan_of, make_plan, settings_fingerprint
+from docmill.ops.planning import has_changed, is_plan_of, make_plan, settings_fingerprint
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.report import Report
 from docmill.ops.stages import Stages
@@ -46,6 +55,10 @@ from docmill.ops.tasks.task import Task
 from docmill.ops.worker import WorkerResult, WorkOrder, run_worker
 
 log = logging.getLogger(__name__)
+
+MAX_ROUNDS = (
+    5  # of working and writing: the source may change meanwhile, or another run remove what it has finished
+)
 
 
 def run_partition(
@@ -69,40 +82,73 @@ def run_partition(
     shards = find_shards(job, partition)
     layout = Layout(job.output.uri, partition)
     storage.check_writable(layout.internal_folder)
-    manifest, manifest_version = read_versioned_manifest(layout.manifest)
+    manifest, _ = read_versioned_manifest(layout.manifest)
     _check_owner(job, manifest)
     stages = Stages()
     on_progress(Progress("planning", 0, None, 0, 0, 0.0))
-    with stages.measure("planning"):
-        settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
-        plan = _settle_plan(job, layout, shards, chosen, settings)
-    ledger = Ledger(layout, plan)
-    order = WorkOrder(job, partition, list(chosen), plan, manifest_version)
-    committed = partial(is_committed, layout.manifest, plan.id, manifest_version)
-    results = _run_workers(order, ledger, engine, tokenizer, on_progress, stop or threading.Event())
-    if not committed():
+    settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
+    results: list[WorkerResult] = []
+    earlier_beats: list[Beat] | None = None
+    for _ in range(MAX_ROUNDS):
+        with stages.measure("planning"):
+            plan = _settle_plan(job, layout, shards, chosen, settings)
+        ledger = Ledger(layout, plan)
+        finished_before = finish_stamp(manifest, chosen, plan.id)
+        if _was_finished(ledger, finished_before):
+            log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
+            return _end(ledger, job)
+        if earlier_beats is None:
+            earlier_beats = ledger.read_beats(ledger.view().beats)
+        order = WorkOrder(job, partition, list(chosen), plan, finished_before)
+        committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
+        results += _run_workers(
+            order, ledger, committed, engine, tokenizer, on_progress, stop or threading.Event()
+        )
+        shards_now = storage.list_shards(source_folder(job.source.uri, partition))
+        if has_changed(plan, shards_now) and not committed():
+            shards = shards_now
+            log.warning(
+                "job=%s partition=%s the source has changed meanwhile: planned anew", job.name, partition
+            )
+            continue
+        before, version = read_versioned_manifest(layout.manifest)
+        if committed():
+            log.info("job=%s partition=%s another run has finished it meanwhile", job.name, partition)
+            return _end(ledger, job)
         on_progress(_all_done(plan, results, started_at))
         try:
             with stages.measure("assembling"):
-                assembled = assemble(ledger, chosen)
-                remove_stale(layout, job.name, chosen, plan.shards)
-        except StorageNotFound:
-            if not committed():
-                raise
-        else:
-            ours = {worker.worker for worker in results}
-            others = [beat for beat in ledger.read_beats(ledger.view().beats) if beat.worker not in ours]
-            report = make_report(
-                job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
-            )
-            if _commit(layout, job, partition, plan, assembled, report, committed):
-                _clean_up(ledger, job.ledger.lease_seconds)
-                log.info("job=%s partition=%s documents=%d seconds=%.1f",
-                         job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
-                return report
-    log.info("job=%s partition=%s another run has finished it meanwhile", job.name, partition)
-    _clean_up(ledger, job.ledger.lease_seconds)
-    return Report.model_validate_json(storage.read_bytes(layout.report))
+                overtaken = partial(_is_overtaken, layout, before, chosen)
+                assembled = assemble(ledger, chosen, overtaken=overtaken)
+                remove_stale(layout, job.name, chosen, plan.shards, overtaken=overtaken)
+        except Overtaken:
+            continue
+        except PartsGone as error:
+            if committed():
+                return _end(ledger, job)
+            log.warning("job=%s partition=%s %s: they are worked on again", job.name, partition, error)
+            reopen(ledger, error)
+            continue
+        report = make_report(
+            job, partition, ledger, assembled, results, earlier_beats, stages=stages, started_at=started_at
+        )
+        if _commit(layout, job, partition, plan, assembled, report, before, version):
+            clean_up(ledger, lease_seconds=job.ledger.lease_seconds)
+            log.info("job=%s partition=%s documents=%d seconds=%.1f",
+                     job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
+            return report
+    raise Stopped(f"the source or the output were changed by others {MAX_ROUNDS} times meanwhile", 0)
+
+
+def _was_finished(ledger: Ledger, finished: str) -> bool:
+    """Whether a run by this ledger wrote the manifest, and died before it had cleaned up."""
+    return ledger.begin(finished).finished != finished != ""
+
+
+def _end(ledger: Ledger, job: Job) -> Report:
+    """Somebody else has finished the work."""
+    clean_up(ledger, lease_seconds=job.ledger.lease_seconds)
+    return Report.model_validate_json(storage.read_bytes(ledger.layout.report))
 
 
 def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
@@ -153,6 +199,7 @@ def _settle_plan(
 def _run_workers(
     order: WorkOrder,
     ledger: Ledger,
+    committed: Callable[[], bool],
     engine: Engine | None,
     tokenizer: ModelTokenizer | None,
     on_progress: OnProgress,
@@ -173,14 +220,19 @@ def _run_workers(
         if not inline:
             progress.show()
 
-    if inline:
-        work = partial(run_worker, order, engine=engine, tokenizer=tokenizer, on_progress=on_progress)
-        result = InlinePool().run(work, on_poll=on_poll, stop=ended)
-    else:
-        pool = open_pool(
-            job.pool, tensor_parallel_size=job.engine.tensor_parallel_size, device=job.engine.device
-        )
-        result = pool.run(partial(run_worker, order), on_poll=on_poll, stop=ended)
+    try:
+        if inline:
+            work = partial(run_worker, order, engine=engine, tokenizer=tokenizer, on_progress=on_progress)
+            result = InlinePool().run(work, on_poll=on_poll, stop=ended)
+        else:
+            pool = open_pool(
+                job.pool, tensor_parallel_size=job.engine.tensor_parallel_size, device=job.engine.device
+            )
+            result = pool.run(partial(run_worker, order), on_poll=on_poll, stop=ended)
+    except StorageNotFound:
+        if not committed():
+            raise
+        return []  # another run has finished, and removed what a worker was about to read
     for lost in result.lost:
         log.warning(
             "job=%s partition=%s worker=%s lost: %s", job.name, order.partition, lost.name, lost.reason
@@ -188,7 +240,7 @@ def _run_workers(
     view = ledger.view()
     num_left = sum(unit.id not in view.done for unit in ledger.units(view))
     workers: list[WorkerResult] = result.values
-    if num_left and any(worker.stopped for worker in workers):
+    if num_left and not committed() and (ended.is_set() or any(worker.stopped for worker in workers)):
         if reason is not None:
             raise BudgetSpent(reason, num_left)
         raise Stopped("the run was asked to stop", num_left)
@@ -209,6 +261,15 @@ def _all_done(plan: Plan, results: list[WorkerResult], started_at: datetime) -> 
     )
 
 
+def _is_overtaken(layout: Layout, before: Manifest | None, tasks: Collection[str]) -> bool:
+    """Whether another run, of whatever settings, has finished one of these tasks since the manifest was `before`."""
+    return _entries(read_versioned_manifest(layout.manifest)[0], tasks) != _entries(before, tasks)
+
+
+def _entries(manifest: Manifest | None, tasks: Collection[str]) -> list[TaskManifest | None]:
+    return [manifest.tasks.get(name) if manifest else None for name in tasks]
+
+
 def _commit(
     layout: Layout,
     job: Job,
@@ -216,31 +277,18 @@ def _commit(
     plan: Plan,
     assembled: Assembled,
     report: Report,
-    committed: partial[bool],
+    before: Manifest | None,
+    version: str | None,
 ) -> bool:
-    """Write the report, and last the manifest. False where another run of the same plan has done it meanwhile."""
+    """Write the report, and last the manifest. False where another run of these tasks was faster.
+
+    Then files of both may lie in the output: they are to be written again, by whoever comes last.
+    """
     storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    while not committed():
-        before, version = read_versioned_manifest(layout.manifest)
+    entries = _entries(before, assembled.files)
+    while _entries(before, assembled.files) == entries:
         manifest = add_to_manifest(before, job, partition, plan, assembled, report)
         if replace_manifest(layout.manifest, manifest, version=version):
             return True
+        before, version = read_versioned_manifest(layout.manifest)
     return False
-
-
-def _clean_up(ledger: Ledger, lease_seconds: float) -> None:
-    """The answers are out: what led to them may go. What a living run with other settings has there stays."""
-    layout, settings = ledger.layout, ledger.plan.fingerprint
-    last_seen: dict[str, float] = {}
-    for file in storage.list_files(layout.ledgers_folder):
-        name = file.name.split("/", 1)[0]
-        last_seen[name] = max(last_seen.get(name, 0.0), file.modified)
-    now = last_seen.get(settings, 0.0)
-    living = [name for name, seen in last_seen.items() if name != settings and now - seen <= lease_seconds]
-    if not living:
-        for folder in (layout.segments_folder, layout.all_parts_folder, layout.ledgers_folder):
-            storage.delete_folder(folder)
-        return
-    for name in last_seen.keys() - set(living):
-        storage.delete_folder(layout.parts_folder(name))
-        storage.delete_folder(layout.ledger(name))

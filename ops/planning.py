@@ -74,10 +74,17 @@ def is_plan_of(plan: Plan, shards: list[Shard], *, fingerprint: str) -> bool:
     ]
 
 
+def has_changed(plan: Plan, shards: list[Shard]) -> bool:
+    """Whether shards were written or came after the plan was made; those that are gone have failed already."""
+    planned = {(shard.name, shard.version) for shard in plan.shards}
+    return any((shard.name, shard.version) not in planned for shard in shards)
+
+
 def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint: str) -> str:
     """16 hex digits that change when anything but the documents changes what a run writes."""
     parts = [f"{name}={job.settings_hash(name)}" for name in sorted(tasks)]
-    parts += [model_fingerprint, job.source.id_column, *job.source.carry]
+    # The job's name stands in every file, and a part is of one job.
+    parts += [job.name, model_fingerprint, job.source.id_column, *job.source.carry]
     # Without a limit of its own, the tightest task of the job decides how long chunks are.
     parts += [task.model_dump_json() for task in job.tasks.values()] if not job.chunking.max_tokens else []
     return xxhash.xxh3_64_hexdigest("|".join(parts).encode())

@@ -1,29 +1,29 @@
 """Asks again what failed: the dead letters of one partition, or those with one reason, and mends the output in place.
 
-Nothing else is computed. Each output file with a repaired row is replaced by one atomic write; the dead letters and
-the report follow, so that a replay that dies on the way is simply replayed.
+Nothing else is computed. Each output file with a repaired row is replaced by one atomic write; the report follows, and
+last the dead letters, so that a replay that dies on the way is simply replayed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from docmill.data import storage
-from docmill.data.dead_letters import DeadLetter, read_dead_letters
+from docmill.data.dead_letters import DeadLetter, change_dead_letters, read_dead_letters
 from docmill.data.layout import Layout, source_folder
-from docmill.data.manifest import read_manifest
-from docmill.data.records import Answer, Document, Partition, Shard
+from docmill.data.manifest import Manifest, TaskManifest, read_manifest
+from docmill.data.records import Answer, Document, Partition, Shard, Status
 from docmill.data.shards import ShardReader, ShardWriter
 from docmill.engine.open_engine import open_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
-from docmill.ops.assembling import replace_dead_letters
 from docmill.ops.dialogues import Dialogues, Finished
 from docmill.ops.errors import NothingToReplay
 from docmill.ops.feed import DocumentCutter
@@ -31,7 +31,7 @@ from docmill.ops.job import Job
 from docmill.ops.prepare import Refusal
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
-from docmill.ops.report import Report, TaskReport
+from docmill.ops.report import Counts, Report, TaskReport
 from docmill.ops.stages import Stages
 from docmill.ops.unit_answers import answer_rows, count_answers, dead_letter
 from docmill.ops.worker import POLL_SECONDS, max_chunk_tokens
@@ -60,7 +60,8 @@ def replay(
 ) -> Replayed:
     """Ask the partition's dead letters again. Raises `NothingToReplay` where it was never finished or has none."""
     layout = Layout(job.output.uri, partition)
-    if read_manifest(layout.manifest) is None:
+    manifest = read_manifest(layout.manifest)
+    if manifest is None:
         raise NothingToReplay(
             f"{layout.manifest} is not there: the partition was never finished. Run it first"
         )
@@ -80,23 +81,43 @@ def replay(
         if engine is None:
             engine = open_engine(job.model, job.engine, tokenizer)
             stack.callback(engine.close)
-        finished = _ask(job, partition, chosen, engine, tokenizer)
-    report = _mend(job, layout, finished, engine.info.model)
-    left = [letter for letter in letters if letter not in chosen]
+        finished = _ask(job, partition, chosen, manifest, engine, tokenizer)
+    if _files(read_manifest(layout.manifest)) != _files(manifest):
+        raise NothingToReplay("the partition was run again meanwhile; replay what it has left")
+    report = _mend(job, layout, manifest, finished, engine.info.model)
+    still = {}
     for letter in chosen:
-        again = finished[letter.shard, letter.row, letter.task]
+        again = finished[_place(letter)]
         if again.failed is not None:
-            left.append(
-                dead_letter(letter.task, letter.shard, letter.row, letter.doc_id, again.answer, again.failed)
+            still[_place(letter)] = dead_letter(
+                letter.task, letter.shard, letter.row, letter.doc_id, again.answer, again.failed
             )
-    replace_dead_letters(layout, left)
-    report.dead_letters = len(left)
+    num_repaired = len(chosen) - len(still)
+    report.dead_letters = len(letters) - num_repaired
     storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    return Replayed(len(chosen), len(letters) - len(left), len(left))
+    asked = {_place(letter) for letter in chosen}
+    change_dead_letters(
+        layout.dead_letters,
+        lambda before: [letter for letter in before if _place(letter) not in asked] + list(still.values()),
+    )
+    return Replayed(len(chosen), num_repaired, report.dead_letters)
+
+
+def _place(letter: DeadLetter) -> Place:
+    return letter.shard, letter.row, letter.task
+
+
+def _files(manifest: Manifest | None) -> dict[str, datetime]:
+    return {name: task.finished_at for name, task in manifest.tasks.items()} if manifest else {}
 
 
 def _ask(
-    job: Job, partition: Partition, letters: Iterable[DeadLetter], engine: Engine, tokenizer: ModelTokenizer
+    job: Job,
+    partition: Partition,
+    letters: Iterable[DeadLetter],
+    manifest: Manifest,
+    engine: Engine,
+    tokenizer: ModelTokenizer,
 ) -> dict[Place, Finished[Row]]:
     """Answers by shard, row and task."""
     prompts = Prompts(tokenizer, job.system_prompt)
@@ -117,6 +138,9 @@ def _ask(
     for name, rows in wanted.items():
         if name not in shards:
             raise NothingToReplay(f"shard {name} has left the source; run the partition again")
+        tasks_here = {task for of_row in rows.values() for task in of_row}
+        if shards[name].version not in _versions(manifest, tasks_here, name):
+            raise NothingToReplay(f"shard {name} has changed since it was run; run the partition again")
         for document in _read(job, shards[name], rows):
             (chunks,), _ = cutter.cut([document])
             if isinstance(chunks, Refusal):
@@ -131,6 +155,13 @@ def _ask(
     return finished
 
 
+def _versions(manifest: Manifest, tasks: Collection[str], shard: str) -> set[str]:
+    """The version of a shard that the answers of some tasks were made from; none where they were of several."""
+    entries = [manifest.tasks[name] for name in tasks if name in manifest.tasks]
+    versions = {file.shard_version for entry in entries for file in entry.files if file.name == shard}
+    return versions if len(versions) == 1 else set()
+
+
 def _read(job: Job, shard: Shard, rows: Collection[int]) -> Iterator[Document]:
     source = job.source
     with ShardReader(
@@ -140,7 +171,9 @@ def _read(job: Job, shard: Shard, rows: Collection[int]) -> Iterator[Document]:
             yield from (document for document in batch.documents if document.row in rows)
 
 
-def _mend(job: Job, layout: Layout, finished: Mapping[Place, Finished[Row]], model: str) -> Report:
+def _mend(
+    job: Job, layout: Layout, manifest: Manifest, finished: Mapping[Place, Finished[Row]], model: str
+) -> Report:
     """Put the new answers into the output files, and their figures into the report."""
     report = Report.model_validate_json(storage.read_bytes(layout.report))
     by_file: defaultdict[tuple[str, str], dict[int, Answer]] = defaultdict(dict)
@@ -157,7 +190,9 @@ def _mend(job: Job, layout: Layout, finished: Mapping[Place, Finished[Row]], mod
         after = answer_rows(carried, in_order, job.tasks[task], table.schema, model)
         _write(uri, table, dict(zip(sorted(answers), range(len(answers)), strict=True)), after)
         if task in report.tasks:
-            _recount(report.tasks[task], before.column("error").to_pylist(), in_order)
+            count_answers(report.tasks[task], in_order)  # what the failures had cost stays in
+    for name in {task for task, _ in by_file} & set(report.tasks):
+        _recount(report.tasks[name], layout, manifest.tasks[name], name)
     return report
 
 
@@ -171,12 +206,19 @@ def _write(uri: str, table: pa.Table, offsets: Mapping[int, int], after: pa.Reco
         writer.commit()
 
 
-def _recount(report: TaskReport, errors: list[str | None], answers: list[Answer]) -> None:
-    """Take the failed rows out of the figures and put the new ones in. What the failures had cost stays in."""
-    report.counts.rows -= len(answers)
-    report.counts.failed -= len(answers)
-    for error in errors:
-        reason = (error or "").split(":", 1)[0]
-        report.errors[reason] = report.errors.get(reason, 0) - 1
-    count_answers(report, answers)
-    report.errors = {reason: number for reason, number in report.errors.items() if number > 0}
+def _recount(report: TaskReport, layout: Layout, files: TaskManifest, task: str) -> None:
+    """Count rows and reasons anew, by what lies there: also after a replay that died between a file and the report."""
+    counts, errors = Counts(), Counter[str]()
+    failed = set(files.failed_shards)  # their files are of an earlier run
+    for file in files.files:
+        if file.name in failed:
+            continue
+        with storage.open_input(layout.answers(task, file.name)) as stream:
+            table = pq.read_table(stream, columns=["status", "error"])
+        statuses = Counter(table.column("status").to_pylist())
+        counts.rows += table.num_rows
+        counts.ok += statuses[Status.OK]
+        counts.failed += statuses[Status.FAILED]
+        counts.skipped += statuses[Status.SKIPPED]
+        errors.update(error.split(":", 1)[0] for error in table.column("error").drop_null().to_pylist())
+    report.counts, report.errors = counts, dict(errors)

@@ -23,6 +23,10 @@ class UnitBook:
     def __init__(self, unit_id: str, known: dict[str, FinishedRequest], writer: SegmentWriter):
         self._unit_id, self._known, self._writer = unit_id, known, writer
 
+    def forget(self) -> None:
+        """The unit's answers are complete: its requests need not be written any more."""
+        self._writer.forget(self._unit_id)
+
     def find(self, request_key: str) -> Completion | None:
         """The completion of a request that was answered before; its request id is empty."""
         found = self._known.get(request_key)
@@ -82,7 +86,7 @@ class SegmentWriter:
         self._num_pending += 1
 
     def forget(self, unit_id: str) -> None:
-        """The unit's answers are complete: its requests need not be written any more."""
+        """Write no more of a unit, see `UnitBook.forget`."""
         self._num_pending -= len(self._pending.pop(unit_id, []))
 
     def write_if_due(self) -> None:

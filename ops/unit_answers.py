@@ -161,6 +161,8 @@ class UnitAnswers:
         unit = self._units.get(id(event.held))
         if unit is not None:
             self._close(unit)
+        if event.held.lost:
+            return
         done = Done(event.held.unit.id, self._claims.worker, {}, {}, error=str(event.error))
         self._writer.submit(partial(self._mark, event.held, done))
 
@@ -176,7 +178,7 @@ class UnitAnswers:
         if unit.held.lost:
             return
         self.num_rows_written += unit.held.unit.num_rows
-        self._writer.forget(unit.held.unit.id)
+        unit.book.forget()
         self._writer.submit(partial(self._write, unit))
 
     def _close(self, unit: _OpenUnit) -> None:
@@ -229,9 +231,8 @@ class UnitAnswers:
         self._claims.finishing(done.unit_id)
         if not self._ledger.finish(done):
             storage.delete_files(list(done.parts.values()))  # somebody else was first
+        # Its segments stay until the partition is finished: a run of other tasks or settings may be in need of them.
         self._claims.release(held)
-        # Not those of units that it was split from: the other half may still be in need of them.
-        storage.delete_folder(self._ledger.layout.segments(done.unit_id))
 
 
 def _encode(table: pa.Table) -> bytes:

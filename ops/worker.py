@@ -58,7 +58,7 @@ class WorkOrder:
     partition: Partition
     tasks: list[str]
     plan: Plan
-    manifest_version: str | None  # before the run: another one means that somebody has finished the work
+    finished_before: str  # `manifest.finish_stamp`: another one means that somebody has finished the work
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Worker:
     def run(self) -> WorkerResult:
         job, order = self.job, self.order
         view = self.ledger.view()
-        if all(unit.id in view.done for unit in self.ledger.units(view)):
+        if all(unit.id in view.done for unit in self.ledger.units(view)) or self._committed():
             return WorkerResult(self.name)
         stop = threading.Event()
         with ExitStack() as stack:
@@ -135,9 +135,7 @@ class _Worker:
                     self.name,
                     lease_seconds=job.ledger.lease_seconds,
                     figures=self._figures,
-                    committed=lambda: is_committed(
-                        self.layout.manifest, order.plan.id, order.manifest_version
-                    ),
+                    committed=self._committed,
                 )
             )
             writer = stack.enter_context(
@@ -194,6 +192,10 @@ class _Worker:
         # Nobody waits for it any more: closed when it has loaded, or with this process.
         loading.add_done_callback(lambda done: done.result().close() if done.exception() is None else None)
         return None
+
+    def _committed(self) -> bool:
+        order = self.order
+        return is_committed(self.layout.manifest, order.plan.id, order.tasks, order.finished_before)
 
     @staticmethod
     def _end_feed(stop: threading.Event, claims: Claims) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from docmill.data.manifest import (
     AnswerFile,
     Manifest,
     TaskManifest,
+    finish_stamp,
     is_committed,
     read_manifest,
     read_versioned_manifest,
@@ -55,13 +56,27 @@ def test_of_two_writers_who_read_the_same_manifest_one_wins(tmp_path: Path) -> N
 
 def test_a_partition_is_committed_when_the_manifest_of_the_same_plan_is_new(tmp_path: Path) -> None:
     uri = f"{tmp_path}/manifest.json"
-    assert not is_committed(uri, "plan", None)
+    tasks = ["summaries"]
+    assert not is_committed(uri, "plan", tasks, "")
     made = MANIFEST.tasks["summaries"].model_copy(update={"plan": "plan"})
-    replace_manifest(uri, MANIFEST.model_copy(update={"tasks": {"summaries": made}}), version=None)
-    assert is_committed(uri, "plan", None)
-    assert not is_committed(uri, "another plan", None)
-    version = read_versioned_manifest(uri)[1]
-    assert not is_committed(uri, "plan", version), "it lay there when the run began"
+    first = MANIFEST.model_copy(update={"tasks": {"summaries": made}})
+    replace_manifest(uri, first, version=None)
+    assert is_committed(uri, "plan", tasks, "")
+    assert not is_committed(uri, "another plan", tasks, "")
+    assert not is_committed(uri, "plan", ["summaries", "translations"], ""), (
+        "one of two tasks is not finished"
+    )
+    stamp = finish_stamp(read_manifest(uri), tasks, "plan")
+    assert not is_committed(uri, "plan", tasks, stamp), "it lay there when the run began"
+    other = MANIFEST.tasks["summaries"].model_copy(update={"plan": "plan of one task"})
+    both = first.model_copy(update={"tasks": {"summaries": made, "translations": other}})
+    replace_manifest(uri, both, version=read_versioned_manifest(uri)[1])
+    assert not is_committed(uri, "plan", tasks, stamp), "a run of another task has finished, not one of these"
+    again = made.model_copy(update={"finished_at": made.finished_at + timedelta(seconds=1)})
+    replace_manifest(
+        uri, first.model_copy(update={"tasks": {"summaries": again}}), version=read_versioned_manifest(uri)[1]
+    )
+    assert is_committed(uri, "plan", tasks, stamp)
 
 
 def test_no_manifest_is_none(tmp_path: Path) -> None:
