@@ -70,10 +70,10 @@ class LedgerProgress:
         self._looked = float("-inf")
         self._num_done = 0
 
-    def show(self) -> None:
-        """Read the ledger, unless it was just read."""
+    def show(self) -> bool:
+        """Read the ledger, unless it was just read. Returns whether every unit was seen done."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
+            return False
         self._looked = time.monotonic()
         standing = read_standing(self._ledger, lease_seconds=self._lease_seconds)
         self._num_done = max(self._num_done, standing.num_documents_done)
@@ -87,6 +87,7 @@ class LedgerProgress:
                 seconds=time.monotonic() - self._started,
             )
         )
+        return standing.num_units_done == standing.num_units
 
 
 def _rows_begun(beat: Beat, open_units: list[Unit]) -> int:

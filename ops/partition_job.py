@@ -217,8 +217,9 @@ def _run_workers(
         reason = reason or brake.reason()
         if reason is not None or stop.is_set():
             ended.set()
-        if not inline:
-            progress.show()
+        # A worker that is frozen would otherwise be waited for, though others have done its units.
+        if not inline and progress.show():
+            ended.set()
 
     try:
         if inline:
