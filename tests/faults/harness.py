@@ -1,0 +1,218 @@
+"""Kills at every layer, as many as asked for: `make faults RUNS=100 SEED=1`.
+
+    python -P -m faults.harness --runs 100 --seed 1 [--layers engine,driver] [--out FILE]      (PYTHONPATH=tests)
+
+Each job runs on the real vLLM with the bundled model and is disturbed several times at random moments, each time in
+what its layer says (`layers`), then brought to its end and checked (`checks`). One undisturbed run gives the right
+answers. The last line of the output is the summary as JSON; the exit code is 1 where an invariant did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from faults.job_folder import JobFolder, Undisturbed, make_job, run_undisturbed, write_corpus
+from faults.kills import JobOutcome, as_json, summarise
+from faults.layers import LAYERS, StoreKills
+from faults.session import Session
+from servers.ceph_server import CephServer
+
+DOCUMENTS = 150
+# How often a layer's turn comes, and how many kills one of its jobs takes: those that need no new driver take more.
+TURNS = {"engine": 6, "s3": 6, "driver": 5, "worker": 5, "dagster": 3, "node": 4}
+CEPH_SHARE = 1 / 3  # of the jobs of layers that do not need it
+MIB = 2**20
+
+
+def plan(runs: int, layers: list[str], seed: int) -> Iterator[tuple[str, int, int]]:
+    """Layer, kills and seed of each job: every layer its part, in rounds, until `runs` kills are planned."""
+    left, number = runs, 0
+    draw = random.Random(seed)
+    while left > 0:
+        order = draw.sample(layers, len(layers))
+        per_layer = max(1, min(runs // len(layers), 10**9))
+        for layer in order:
+            if left <= 0:
+                return
+            kills = min(TURNS[layer], per_layer, left)
+            yield layer, kills, seed * 1000 + number
+            left, number = left - kills, number + 1
+
+
+@dataclass
+class Bench:
+    """What all jobs of a series share: corpora, right answers, a real S3 server where one is installed."""
+
+    folder: Path
+    right: Undisturbed
+    ceph: CephServer | None
+    env: dict[str, str]
+
+    def job(self, folder: Path, *, store: str, **settings: Any) -> JobFolder:
+        """One job with an output of its own."""
+        root = self.ceph.s3.uri(folder.name) if store == "ceph" and self.ceph else str(folder)
+        source = self.ceph.s3.uri("corpus") if store == "ceph" and self.ceph else str(self.folder / "corpus")
+        return make_job(folder, source, f"{root}/answers", engine={"max_num_seqs": 32}, **settings)
+
+    def session(self, layer: str, seed: int, *, tell: Callable[[str], None]) -> Session:
+        """A job of this layer, not begun."""
+        kind = LAYERS[layer]
+        on_ceph = issubclass(kind, StoreKills) or random.Random(seed).random() < CEPH_SHARE
+        store = "ceph" if on_ceph and self.ceph else "local"
+        folder = self.folder / f"{layer}-{seed}"
+        folder.mkdir()
+        session = kind(
+            partial(self.job, store=store),
+            self.right,
+            folder,
+            seed=seed,
+            store=store,
+            env=self.env,
+            tell=tell,
+        )
+        if isinstance(session, StoreKills):
+            assert self.ceph is not None
+            session.server = self.ceph
+        return session
+
+
+@contextmanager
+def bench(folder: Path, *, documents: int, seed: int, ceph: CephServer | None) -> Iterator[Bench]:
+    """Corpora and the undisturbed run. Sets the environment for the S3 server, and takes it back."""
+    # One thread: several engines at once on few cores, and a thread that waits for another computes nothing.
+    env = {"OMP_NUM_THREADS": "1", "DAGSTER_DISABLE_TELEMETRY": "yes", "DO_NOT_TRACK": "1"}
+    before = dict(os.environ)
+    os.environ |= (ceph.s3.env() if ceph else {}) | env
+    try:
+        doc_ids = write_corpus(str(folder / "corpus"), documents=documents, seed=seed)
+        if ceph:
+            write_corpus(ceph.s3.uri("corpus"), documents=documents, seed=seed)
+        job = make_job(folder / "undisturbed", str(folder / "corpus"), str(folder / "undisturbed" / "answers"),
+                       engine={"max_num_seqs": 32})  # fmt: skip
+        yield Bench(folder, run_undisturbed(job, doc_ids, env=env), ceph, env)
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def series(bench: Bench, jobs: Iterator[tuple[str, int, int]], *, until: float = float("inf"),
+           tell: Callable[[str], None] = print) -> list[JobOutcome]:  # fmt: skip
+    """Job after job, until all are done or the time is up."""
+    outcomes: list[JobOutcome] = []
+    for layer, kills, seed in jobs:
+        if time.monotonic() > until:
+            tell("time is up")
+            break
+        outcome = bench.session(layer, seed, tell=tell).disturb(kills)
+        outcomes.append(outcome)
+        total = Counter(kill.layer for done in outcomes for kill in done.kills)
+        tell(
+            f"{'ok ' if outcome.clean else 'BAD'} {layer} seed {seed} on {outcome.store}: {len(outcome.kills)} kills, "
+            f"{outcome.runs} runs, {outcome.seconds:.0f} s, {outcome.engine_tokens}/{outcome.tokens} tokens; "
+            f"{sum(total.values())} kills so far {dict(total)}"
+        )
+        for line in (*outcome.problems, *outcome.over_bound, *outcome.slow_deaths, *outcome.left_objects,
+                     *outcome.left_processes):  # fmt: skip
+            tell(f"    {line}")
+    return outcomes
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description="Kill docmill at every layer and check that nothing is lost."
+    )
+    parser.add_argument("--runs", type=int, default=12, help="how many kills")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--documents", type=int, default=DOCUMENTS)
+    parser.add_argument("--layers", default=",".join(LAYERS))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after that")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    layers = [name for name in chosen.layers.split(",") if name]
+    if unknown := set(layers) - set(LAYERS):
+        parser.error(f"no layer {', '.join(sorted(unknown))}; there are {', '.join(LAYERS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.monotonic()
+    tell = partial(_tell, started)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docmill-faults-")))
+        ceph: CephServer | None = None
+        if missing := CephServer.missing_commands():
+            tell(f"no S3 server, so no layer s3 ({', '.join(missing)} missing; tests/servers/install.sh)")
+            layers = [name for name in layers if name != "s3"]
+        else:
+            ceph = stack.enter_context(CephServer(folder / "ceph"))
+        things = stack.enter_context(bench(folder, documents=chosen.documents, seed=chosen.seed, ceph=ceph))
+        tell(f"undisturbed: {things.right.tokens} tokens in {things.right.report['seconds']['wall']:.0f} s")
+        outcomes = series(things, plan(chosen.runs, layers, chosen.seed),
+                          until=started + 60 * chosen.minutes, tell=tell)  # fmt: skip
+        summary = summarise(outcomes) | {
+            "asked": chosen.runs,
+            "seed": chosen.seed,
+            "documents": chosen.documents,
+        }
+        if chosen.out:
+            chosen.out.parent.mkdir(parents=True, exist_ok=True)
+            chosen.out.write_text(json.dumps(_full(summary, outcomes, things), indent=1) + "\n")
+    print(json.dumps(summary), flush=True)
+    return 0 if summary["clean"] else 1
+
+
+def _tell(started: float, line: str) -> None:
+    print(f"[{time.monotonic() - started:6.0f} s] {line}", flush=True)
+
+
+def _full(summary: dict[str, Any], outcomes: list[JobOutcome], things: Bench) -> dict[str, Any]:
+    """The summary with where and when, how it was measured, and each kill."""
+    report = things.right.report
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": report["machine"],
+        "versions": report["versions"],
+        "python": sys.version.split()[0],
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "commit": _commit(),
+        "how": (
+            "Tokens are prompt and output tokens of requests, cached ones included. A worker's beat tells what its "
+            "engines have computed. redone_tokens of a worker's death: that, less the tokens of requests that the "
+            "worker itself made safe first (segments and parts, by request key). Of an engine's death: that, less the "
+            "tokens of finished requests, read while the next engine loads. Not counted is what a dead worker computed "
+            "after its last beat: at most beat_age x tokens_per_second of the kill (max_uncounted). What vLLM has under "
+            "way it counts once a second. A kill may cost in_flight_tokens + 5 s x tokens_per_second; "
+            "max_share_of_bound is how close the worst came."
+        ),
+        "summary": summary,
+        "jobs": [as_json(outcome) for outcome in outcomes],
+    }
+
+
+def _commit() -> str:
+    """Of this tree; with a + where files differ from it."""
+    import subprocess
+
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True, timeout=20
+    )
+    return found.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
