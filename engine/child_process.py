@@ -10,44 +10,75 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+Popen = subprocess.Popen[bytes]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _STDERR = 2
 
 
-def _new_starter() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="docmill-starter")
+class _Starter:
+    """A thread that lasts as long as this process and starts children on request.
+
+    The death signal follows the thread that forked, not its process: a caller's thread may end long before its child.
+    A daemon, which an executor's thread is not: those end before the program does, and their children with them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Callable[[], Popen], Future[Popen]]] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self, start: Callable[[], Popen]) -> Popen:
+        """Call it there; returns or raises what it does."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="docmill-starter", daemon=True)
+                self._thread.start()
+        future: Future[Popen] = Future()
+        self._waiting.put((start, future))
+        return future.result()
+
+    def _run(self) -> None:
+        while True:
+            start, future = self._waiting.get()
+            try:
+                future.set_result(start())
+            except BaseException as error:  # noqa: BLE001 - the caller's to see
+                future.set_exception(error)
 
 
-# The death signal follows the thread that forked, not its process: a caller's thread may end long before its child.
-_starter = _new_starter()
+_starter = _Starter()
 
 
 def _after_fork() -> None:
     global _starter
-    _starter = _new_starter()  # a forked process has the object but not its thread
+    _starter = _Starter()  # a forked process has the object but not its thread
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def start(module: str, arguments: Sequence[str], *, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+def start(module: str, arguments: Sequence[str], *, pass_fds: Sequence[int]) -> Popen:
     """Run `python -m module arguments... parent_pid`. What it prints goes to stderr: stdout is the caller's JSON."""
     # -P: what lies in the working folder is no part of the program.
     command = [sys.executable, "-P", "-m", module, *arguments, str(os.getpid())]
-    return _starter.submit(
-        subprocess.Popen,
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=_STDERR,
-        pass_fds=tuple(pass_fds),
-        start_new_session=True,
-    ).result()
+    return _starter.start(
+        lambda: subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=_STDERR,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    )
 
 
 def die_with(parent_pid: int) -> None:

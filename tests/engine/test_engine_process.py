@@ -57,10 +57,6 @@ def take_until_death(engine: Engine, *, within_seconds: float = 30) -> tuple[lis
     raise AssertionError(f"it still lives after {within_seconds} seconds")
 
 
-def stopped(pid: int) -> bool:
-    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
-
-
 def test_every_request_is_answered_once_as_in_this_process() -> None:
     requests = [hosted.request(number, *range(number % 7 + 1)) for number in range(2000)]
     here = FakeEngine()
@@ -216,6 +212,11 @@ def test_closing_a_busy_engine_closes_the_engine_itself_first(tmp_path: Path) ->
     assert "closed" in log.read_text()
 
 
+def ignores_sigterm(pid: int) -> bool:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigIgn" in line]
+    return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 PARENT = """
 import sys, time
 sys.path.append(sys.argv[1])
@@ -238,7 +239,10 @@ def test_a_parent_that_is_killed_takes_its_engine_with_it(name: str, stop_it: bo
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         try:
-            time.sleep(0.3)
+            while not ignores_sigterm(
+                child.pid
+            ):  # it sets its death signal just before; a stopped one could not
+                time.sleep(0.01)
             if stop_it:
                 child.send_signal(signal.SIGSTOP)
             parent.kill()

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,6 +309,30 @@ def test_closing_takes_seconds_whatever_it_is_at(state: str, tmp_path: Path) -> 
             engine.submit(hosted.request("late"))
         with pytest.raises(EngineDied):
             engine.completions(timeout_seconds=60)
+
+
+FORGETFUL = """
+import os, sys
+sys.path.append(sys.argv[1])
+from functools import partial
+import hosted_engines as hosted
+from docmill.engine.config import EngineConfig
+from docmill.engine.engine_process import EngineProcess
+from docmill.engine.supervised_engine import SupervisedEngine
+engine = SupervisedEngine(lambda config: EngineProcess(partial(hosted.StepEngine, config)), EngineConfig())
+engine.submit(hosted.request("a", hosted.HANGS))
+print(engine.process_id)
+"""
+
+
+def test_a_program_that_forgets_to_close_ends_in_silence_and_its_engine_with_it() -> None:
+    command = [sys.executable, "-c", FORGETFUL, str(Path(hosted.__file__).parent)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stderr == ""
+    end = time.monotonic() + 5
+    while psutil.pid_exists(int(ended.stdout)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_id_in_flight_is_not_taken_twice() -> None:

@@ -22,7 +22,7 @@ from docmill.engine.types import Completion, Engine, Request, Sampling
 from docmill.engine.vllm_engine import VllmEngine
 from docmill.ops.prompts import Prompts
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 POISON_TOKEN_ID = 4000  # poison_processor's, which imports vLLM
 INSTRUCTIONS = ("Translate the document into English. Answer with the translation only.", "Summarize it.")
@@ -58,7 +58,7 @@ def undisturbed(vllm_engine: VllmEngine, requests: list[Request]) -> dict[str, C
     return answers(vllm_engine, requests)
 
 
-def answers(engine: Engine, requests: list[Request], *, within_seconds: float = 200) -> dict[str, Completion]:
+def answers(engine: Engine, requests: list[Request], *, within_seconds: float = 400) -> dict[str, Completion]:
     for request in requests:
         engine.submit(request)
     found: dict[str, Completion] = {}
@@ -138,10 +138,10 @@ def test_a_request_that_crashes_vllm_is_found_and_the_others_are_answered(
 def test_out_of_memory_lowers_the_batch_and_changes_no_answer(
     vllm_engine: VllmEngine, demo_tokenizer: ModelTokenizer
 ) -> None:
-    """With batches of 65,536 tokens vLLM takes 2.8 GiB, with its usual ones 2.1; half and a quarter are in between."""
+    """With a batch of 65,536 tokens vLLM takes 2.8 GiB here, with half of that 2.5, with its usual ones 2.1."""
     long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(36)]
     wanted = answers(vllm_engine, long)
-    config = EngineConfig(memory_gib=2.5, max_num_batched_tokens=65536)
+    config = EngineConfig(memory_gib=2.6, max_num_batched_tokens=65536)
     engine = open_engine(ModelConfig(), config, demo_tokenizer)
     try:
         found = answers(engine, long)
