@@ -7,12 +7,13 @@ EXTRA     ?= $(or $(file < $(READY)),cpu)
 LOCK      := requirements/$(EXTRA).txt
 SEED      ?= 7
 DOCUMENTS ?= 300
+RUNS      ?= 12
 
 # -qq: pip's warnings about the reader's own pip settings are not ours to print; errors still are.
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy ui test test-servers lint lock clean
+.PHONY: help demo demo-accuracy ui test test-servers faults lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
@@ -31,6 +32,10 @@ test: $(READY) test-servers lint  ## lint and every test that this machine can r
 
 test-servers:
 	@bash tests/servers/install.sh
+
+# -P: the repository root stays off sys.path (see pyproject.toml, packages).
+faults: $(READY) test-servers  ## kill the job at every layer, check that nothing is lost (RUNS=100 SEED=1 OUT=faults.json)
+	@PYTHONPATH=tests .venv/bin/python -P -m faults.harness --runs $(RUNS) --seed $(SEED) $(if $(OUT),--out $(OUT)) $(FAULTS_ARGS)
 
 # mypy cannot follow setuptools' editable hook: it sees `docmill` through a link to the repository instead.
 lint: $(READY)  ## ruff, mypy and the import contracts

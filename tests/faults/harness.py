@@ -16,10 +16,12 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -36,7 +38,6 @@ DOCUMENTS = 150
 # How often a layer's turn comes, and how many kills one of its jobs takes: those that need no new driver take more.
 TURNS = {"engine": 6, "s3": 6, "driver": 5, "worker": 5, "dagster": 3, "node": 4}
 CEPH_SHARE = 1 / 3  # of the jobs of layers that do not need it
-MIB = 2**20
 
 
 def plan(runs: int, layers: list[str], seed: int) -> Iterator[tuple[str, int, int]]:
@@ -111,26 +112,56 @@ def bench(folder: Path, *, documents: int, seed: int, ceph: CephServer | None) -
         os.environ.update(before)
 
 
-def series(bench: Bench, jobs: Iterator[tuple[str, int, int]], *, until: float = float("inf"),
-           tell: Callable[[str], None] = print) -> list[JobOutcome]:  # fmt: skip
-    """Job after job, until all are done or the time is up."""
-    outcomes: list[JobOutcome] = []
-    for layer, kills, seed in jobs:
-        if time.monotonic() > until:
-            tell("time is up")
-            break
-        outcome = bench.session(layer, seed, tell=tell).disturb(kills)
-        outcomes.append(outcome)
-        total = Counter(kill.layer for done in outcomes for kill in done.kills)
-        tell(
-            f"{'ok ' if outcome.clean else 'BAD'} {layer} seed {seed} on {outcome.store}: {len(outcome.kills)} kills, "
-            f"{outcome.runs} runs, {outcome.seconds:.0f} s, {outcome.engine_tokens}/{outcome.tokens} tokens; "
-            f"{sum(total.values())} kills so far {dict(total)}"
+class Series:
+    """Job after job, some at a time, until all are done or the time is up."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        jobs: Iterator[tuple[str, int, int]],
+        *,
+        tell: Callable[[str], None],
+        on_job: Callable[[list[JobOutcome]], object],
+    ) -> None:
+        self.outcomes: list[JobOutcome] = []
+        self._bench, self._jobs, self._tell, self._on_job = bench, jobs, tell, on_job
+        self._until = float("inf")
+        self._lock = threading.Lock()  # around the jobs and the outcomes
+        self._gateway = threading.Lock()  # one job at a time kills it
+
+    def run(self, at_once: int, *, until: float) -> None:
+        """Returns when the last job has ended; none begins after `until`."""
+        self._until = until
+        # The processes of a job die with the thread that started them: these live as long as the series.
+        with ThreadPoolExecutor(at_once) as pool:
+            for _ in [*pool.map(lambda _: self._work(), range(at_once))]:
+                pass
+
+    def _work(self) -> None:
+        while time.monotonic() < self._until:
+            with self._lock:
+                layer, kills, seed = next(self._jobs, ("", 0, 0))
+            if not layer:
+                return
+            session = self._bench.session(layer, seed, tell=self._tell)
+            with self._gateway if isinstance(session, StoreKills) else nullcontext():
+                outcome = session.disturb(kills)
+            with self._lock:
+                self.outcomes.append(outcome)
+                self._tell_of(outcome)
+                self._on_job(self.outcomes)
+        self._tell("time is up")
+
+    def _tell_of(self, outcome: JobOutcome) -> None:
+        total = Counter(kill.layer for done in self.outcomes for kill in done.kills)
+        self._tell(
+            f"{'ok ' if outcome.clean else 'BAD'} {outcome.layer} seed {outcome.seed} on {outcome.store}: "
+            f"{len(outcome.kills)} kills, {outcome.runs} runs, {outcome.seconds:.0f} s, "
+            f"{outcome.engine_tokens}/{outcome.tokens} tokens; {sum(total.values())} kills so far {dict(total)}"
         )
         for line in (*outcome.problems, *outcome.over_bound, *outcome.slow_deaths, *outcome.left_objects,
                      *outcome.left_processes):  # fmt: skip
-            tell(f"    {line}")
-    return outcomes
+            self._tell(f"    {line}")
 
 
 def main() -> int:
@@ -142,6 +173,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     parser.add_argument("--layers", default=",".join(LAYERS))
+    parser.add_argument("--at-once", type=int, default=1, help="jobs at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after that")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -161,16 +193,24 @@ def main() -> int:
             ceph = stack.enter_context(CephServer(folder / "ceph"))
         things = stack.enter_context(bench(folder, documents=chosen.documents, seed=chosen.seed, ceph=ceph))
         tell(f"undisturbed: {things.right.tokens} tokens in {things.right.report['seconds']['wall']:.0f} s")
-        outcomes = series(things, plan(chosen.runs, layers, chosen.seed),
-                          until=started + 60 * chosen.minutes, tell=tell)  # fmt: skip
-        summary = summarise(outcomes) | {
-            "asked": chosen.runs,
-            "seed": chosen.seed,
-            "documents": chosen.documents,
-        }
-        if chosen.out:
-            chosen.out.parent.mkdir(parents=True, exist_ok=True)
-            chosen.out.write_text(json.dumps(_full(summary, outcomes, things), indent=1) + "\n")
+
+        def summary_of(outcomes: list[JobOutcome]) -> dict[str, Any]:
+            """Written after each job: a series that is cut short is worth what it has done."""
+            summary = summarise(outcomes) | {
+                "asked": chosen.runs,
+                "seed": chosen.seed,
+                "documents": chosen.documents,
+                "at_once": chosen.at_once,
+                "wall_seconds": round(time.monotonic() - started, 1),
+            }
+            if chosen.out:
+                chosen.out.parent.mkdir(parents=True, exist_ok=True)
+                chosen.out.write_text(json.dumps(_full(summary, outcomes, things), indent=1) + "\n")
+            return summary
+
+        series = Series(things, plan(chosen.runs, layers, chosen.seed), tell=tell, on_job=summary_of)
+        series.run(chosen.at_once, until=started + 60 * chosen.minutes)
+        summary = summary_of(series.outcomes)
     print(json.dumps(summary), flush=True)
     return 0 if summary["clean"] else 1
 
@@ -194,8 +234,8 @@ def _full(summary: dict[str, Any], outcomes: list[JobOutcome], things: Bench) ->
             "engines have computed. redone_tokens of a worker's death: that, less the tokens of requests that the "
             "worker itself made safe first (segments and parts, by request key). Of an engine's death: that, less the "
             "tokens of finished requests, read while the next engine loads. Not counted is what a dead worker computed "
-            "after its last beat: at most beat_age x tokens_per_second of the kill (max_uncounted). What vLLM has under "
-            "way it counts once a second. A kill may cost in_flight_tokens + 5 s x tokens_per_second; "
+            "after its last beat: at most beat_age x tokens_per_second of the kill (max_uncounted). What is in "
+            "flight is counted once a second. A kill may cost in_flight_tokens + 5 s x tokens_per_second; "
             "max_share_of_bound is how close the worst came."
         ),
         "summary": summary,

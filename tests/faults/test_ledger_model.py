@@ -291,11 +291,16 @@ class LedgerModel(RuleBasedStateMachine):
 
     # What workers do.
 
-    @rule(run=st.sampled_from(["all", "all", "all", *RUNS]))
-    def start_worker(self, run: str) -> None:
-        if len(self.workers) < MAX_WORKERS:
+    @rule(run=st.sampled_from(["all", "all", "all", "all", *RUNS]), number=st.integers(1, 3))
+    def start_workers(self, run: str, number: int) -> None:
+        """Each takes a unit, or a part of one, and says so."""
+        for _ in range(min(number, MAX_WORKERS - len(self.workers))):
             self.num_workers += 1
-            self.workers.append(Worker(self, f"worker-{self.num_workers}", run))
+            worker = Worker(self, f"worker-{self.num_workers}", run)
+            self.workers.append(worker)
+            worker.read()
+            worker.read()
+            worker.beat()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), times=st.integers(1, 6))
@@ -326,6 +331,22 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def beat(self, data: st.DataObject) -> None:
         self._one(data).beat()
+
+    @rule()
+    def all_beat(self) -> None:
+        for worker in self.workers:
+            worker.beat()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def work_while_the_others_pause(self, data: st.DataObject) -> None:
+        """Takes over what the others had, as soon as their lease is over."""
+        ClockedStore.now += LEASE_SECONDS * 1.1
+        worker = self._one(data)
+        worker.beat()
+        for _ in range(12):
+            worker.read()
+            worker.ask()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -368,7 +389,11 @@ class LedgerModel(RuleBasedStateMachine):
 
     # Whole runs.
 
-    @rule(run=st.sampled_from(["all", "all", *RUNS]))
+    @rule(run=st.sampled_from([None] * 9 + ["all", "all", *RUNS]))
+    def somebody_finishes(self, run: str | None) -> None:
+        if run is not None:
+            self.finish(run)
+
     def finish(self, run: str) -> None:
         ClockedStore.now += 2 * LEASE_SECONDS
         job = self.job(run)
@@ -468,7 +493,7 @@ def _job(run: str, root: str) -> Job:
             "classifications": {"kind": "classify", "labels": ["billing", "delivery"]},
             "summaries": {"kind": "summarize"},
         },
-        "ledger": {"unit_seconds": 0.1, "segment_seconds": 0.05, "lease_seconds": LEASE_SECONDS},
+        "ledger": {"unit_seconds": 0.3, "segment_seconds": 0.05, "lease_seconds": LEASE_SECONDS},
     })  # fmt: skip
 
 
@@ -498,7 +523,7 @@ def test_whatever_happens_each_row_is_answered_once(
         LedgerModel,
         settings=settings(
             max_examples=EXAMPLES or 12,
-            stateful_step_count=50,
+            stateful_step_count=60,
             derandomize=not EXAMPLES,
             database=None,
             deadline=None,
