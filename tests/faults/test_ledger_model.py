@@ -522,7 +522,7 @@ def test_whatever_happens_each_row_is_answered_once(
     run_state_machine_as_test(
         LedgerModel,
         settings=settings(
-            max_examples=EXAMPLES or 12,
+            max_examples=EXAMPLES or 20,
             stateful_step_count=60,
             derandomize=not EXAMPLES,
             database=None,
