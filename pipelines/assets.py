@@ -37,7 +37,6 @@ from dagster import (
 from docmill.data import storage
 from docmill.data.layout import Layout, source_folder
 from docmill.data.records import Partition, Shard
-from docmill.ops.errors import BudgetSpent, Stopped
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.partitions import list_partitions
@@ -45,6 +44,7 @@ from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.event_log import EventLogProgress, as_failures
+from docmill.pipelines.exit_codes import RESUME
 from docmill.pipelines.partitions import day_partitions
 from docmill.pipelines.stop_signals import StopSignals
 
@@ -184,17 +184,14 @@ def _partition(job: Job, context: AssetExecutionContext) -> Partition:
 
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
     ensure_source(job)
-    with StopSignals(EventLogProgress(context.log)) as signals:
-        try:
+    try:
+        with StopSignals(EventLogProgress(context.log)) as signals:
             return run_partition(
                 job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
             )
-        except BudgetSpent:
-            raise
-        except Stopped as stopped:
-            # Somebody terminated it, which to Dagster is no failure: the run shows as canceled, and nothing retries it.
-            context.log.info(str(stopped))
-            raise DagsterExecutionInterruptedError from stopped
+    except DagsterExecutionInterruptedError:
+        # Dagster would follow the retry policy, and a run that somebody terminated would start again by itself.
+        raise Failure(f"interrupted. {RESUME}", allow_retries=False) from None
 
 
 def _last_report(job: Job, partition: Partition) -> Report:

@@ -39,6 +39,7 @@ def examine(job_name: str | None) -> list[Finding]:
     findings = [
         *_versions(),
         *_engine(job),
+        _ray(job),
         *_machine(),
         *_dagster(),
         *_job_files(),
@@ -81,6 +82,16 @@ def _engine(job: Job | None) -> Iterator[Finding]:
         yield Finding("gpu", "ok", "; ".join(gpus) or "none, the CPU is used")
     if built_for == "cpu":
         yield from _cpu()
+
+
+def _ray(job: Job | None) -> Finding:
+    if version := _version("ray"):
+        return Finding("ray", "ok", version)
+    if job is not None and job.pool.kind == "ray":
+        return Finding(
+            "ray", "fail", "not installed", "pip install 'docmill[ray]', or leave `pool` out of the job"
+        )
+    return Finding("ray", "ok", "not installed; only jobs with `pool: {kind: ray}` want it")
 
 
 def _cpu() -> Iterator[Finding]:

@@ -32,7 +32,7 @@ EXIT_CODES_HELP = (
     "After 4, 5, 6 and 130 the same `docmill run` does only the rest."
 )
 
-RESUME = "What is finished is kept: run the same command again, and it does the rest"
+RESUME = "What is finished is kept: run it again, and it does the rest"
 
 
 class WrongUsage(OpsError):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from docmill.data import storage
 from docmill.data.errors import DataError
-from docmill.data.layout import INTERNAL, join
+from docmill.data.layout import INTERNAL, Layout, join
+from docmill.data.records import Partition
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
 from docmill.ops.job import Job
@@ -22,6 +23,7 @@ def examine_job(job: Job) -> Iterator[Finding]:
     yield _model(job)
     yield _source(job)
     yield _output(job)
+    yield _ledger(job)
 
 
 def _model(job: Job) -> Finding:
@@ -72,6 +74,13 @@ def _output(job: Job) -> Finding:
     except DataError as error:
         return Finding("output", "fail", str(error), _storage_remedy(error))
     return Finding("output", "ok", f"{uri}: may be written")
+
+
+def _ledger(job: Job) -> Finding:
+    """Where to look for what a run that died has finished; nothing of it lies on this machine's disk by itself."""
+    key = job.source.partition_key
+    layout = Layout(job.output.uri, Partition(key, "...") if key else Partition())
+    return Finding("ledger", "ok", f"{layout.internal_folder} while a run is under way, see `docmill status`")
 
 
 def _storage_remedy(error: DataError) -> str:

@@ -18,7 +18,10 @@ from docmill.ops.progress import OnProgress, Progress
 from docmill.pipelines.exit_codes import ExitCode
 
 STOP_SECONDS = 30.0  # what Kubernetes and others give a process between SIGTERM and SIGKILL
-_HEEDING_STAGES = ("loading model", "running")  # those in which workers look at `stop`; see `ops.progress.Progress`
+_HEEDING_STAGES = (
+    "loading model",
+    "running",
+)  # those in which workers look at `stop`; see `ops.progress.Progress`
 _GAVE_UP = "docmill: not everything could be written in time, ending; what is durable is kept\n"
 
 

@@ -1,4 +1,4 @@
-"""What Dagster loads in tests of interrupted steps: all jobs of DOCMILL_JOBS, with the slow engine, also in step processes."""
+"""What Dagster loads in tests of interrupted steps: all jobs of DOCMILL_JOBS, answered by the slow engine."""
 
 from __future__ import annotations
 
