@@ -13,7 +13,7 @@ RUNS      ?= 12
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy ui test test-servers faults lint lock clean
+.PHONY: help demo demo-accuracy ui test test-servers faults bench lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
@@ -29,6 +29,10 @@ ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 
 test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger")
 	@.venv/bin/pytest $(PYTEST_ARGS)
+
+bench: $(READY)  ## what the ledger costs, and how soon a killed run goes on; JSON in tests/benchmarks/results (15 minutes)
+	@.venv/bin/python tests/benchmarks/durability.py
+	@.venv/bin/python tests/benchmarks/restore.py
 
 test-servers:
 	@bash tests/servers/install.sh
