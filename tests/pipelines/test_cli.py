@@ -16,9 +16,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from docmill.data.errors import ShardCorrupt, StorageDenied, StorageError, StorageNotFound, StorageUnreachable
+from docmill.data.errors import (
+    ShardCorrupt,
+    StorageDenied,
+    StorageError,
+    StorageNotFound,
+    StorageSettingError,
+    StorageUnreachable,
+)
 from docmill.engine.errors import EngineConfigError, EngineDied, ModelError
-from docmill.ops.errors import JobError, NoShards
+from docmill.engine.pool.errors import PoolConfigError, PoolLost, PoolUnreachable, WorkerError
+from docmill.ops.errors import BudgetSpent, JobError, NoShards, NothingToReplay, Stopped
 from docmill.pipelines.cli import app
 from docmill.pipelines.exit_codes import ExitCode, error_object, exit_code_of
 
@@ -42,7 +50,16 @@ Cli = Any
         (StorageDenied("s3://x", "y"), ExitCode.STORAGE),
         (StorageError("s3://x", "y"), ExitCode.STORAGE),
         (ShardCorrupt("s3://x", "y"), ExitCode.STORAGE),
+        (StorageSettingError("x"), ExitCode.USAGE),
+        (NothingToReplay("x"), ExitCode.USAGE),
         (EngineDied("x", 3), ExitCode.ENGINE_DIED),
+        (PoolLost([]), ExitCode.ENGINE_DIED),
+        (PoolUnreachable("auto", "x"), ExitCode.ENGINE_DIED),
+        (PoolConfigError("x"), ExitCode.USAGE),
+        (WorkerError("w", "x", retryable=True), ExitCode.ENGINE_DIED),
+        (WorkerError("w", "x"), ExitCode.FAILED),
+        (BudgetSpent("x", 3), ExitCode.BUDGET_SPENT),
+        (Stopped("x", 3), ExitCode.INTERRUPTED),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED),
         (ZeroDivisionError("x"), ExitCode.FAILED),
     ],
@@ -53,10 +70,31 @@ def test_every_error_has_its_exit_code(error: BaseException, code: ExitCode) -> 
     assert error_object(error)["message"]
 
 
+@pytest.mark.parametrize(
+    ("error", "resumable"),
+    [
+        (Stopped("x", 3), True),
+        (BudgetSpent("x", 3), True),
+        (EngineDied("x", 3), True),
+        (PoolLost([]), True),
+        (StorageUnreachable("s3://x", "y"), True),
+        (KeyboardInterrupt(), True),
+        (StorageDenied("s3://x", "y"), False),
+        (JobError("x", ["y"]), False),
+    ],
+)
+def test_what_ended_a_run_tells_whether_and_how_to_go_on(error: BaseException, resumable: bool) -> None:
+    told = error_object(error, of_run=True)
+    assert told["resumable"] is resumable
+    assert told["message"].count("does the rest") == resumable
+    assert "resumable" not in error_object(error)
+
+
 def test_help_documents_the_exit_codes(cli: Cli) -> None:
     for arguments in ((), ("run",)):
         text = " ".join(cli(*arguments, "--help").stdout.split())
         assert "4 storage unreachable or denied" in text.replace("│ ", "")
+        assert all(f" {code.value} " in text for code in ExitCode)
 
 
 def test_version_is_printed(cli: Cli) -> None:
@@ -181,6 +219,14 @@ def test_a_store_that_does_not_answer_ends_with_4(
     assert "a-very-secret-key" not in json.dumps(error)
 
 
+def test_a_wrong_setting_of_storage_ends_with_2(
+    finished_job: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMILL_STORAGE_RETRY_SECONDS", "soon")
+    error = cli.json("run", finished_job, "--partition", DAY, exit_code=ExitCode.USAGE)["error"]
+    assert "DOCMILL_STORAGE_RETRY_SECONDS is 'soon'" in error["message"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_130_and_leaves_no_half_files(
@@ -201,7 +247,7 @@ def test_an_interrupted_run_ends_with_130_and_leaves_no_half_files(
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
-    assert "interrupted" in stderr
+    assert "it does the rest" in stderr
     assert "Traceback" not in stderr
     assert not list(path.parent.glob("docmill-*"))
     assert not list((path.parent / "answers").rglob("manifest.json"))

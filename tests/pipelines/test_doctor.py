@@ -34,9 +34,17 @@ def test_a_healthy_machine_and_job_are_ok(write_job: WriteJob, cli: Cli) -> None
         "model",
         "source",
         "output",
+        "ray",
+        "ledger",
     }
     assert expected <= set(levels(found))
     assert all(check["remedy"] for check in found["checks"] if check["level"] != "ok")
+
+
+def test_it_says_where_the_ledger_of_a_run_lies(write_job: WriteJob, cli: Cli) -> None:
+    path = write_job()
+    [ledger] = [check for check in cli.json("doctor", path)["checks"] if check["name"] == "ledger"]
+    assert ledger["found"].startswith(f"{path.parent}/answers/_docmill/dt=... while a run is under way")
 
 
 def test_the_list_for_people_names_the_remedies(write_job: WriteJob, cli: Cli) -> None:

@@ -11,7 +11,8 @@ from dagster_shared.error import SerializableErrorInfo
 
 from docmill.data.errors import StorageDenied, StorageUnreachable
 from docmill.engine.errors import EngineDied, ModelError
-from docmill.ops.errors import JobError
+from docmill.engine.pool.errors import PoolLost
+from docmill.ops.errors import BudgetSpent, JobError, Stopped
 from docmill.ops.progress import Progress
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.progress_lines import duration, progress_line
@@ -22,6 +23,9 @@ from docmill.pipelines.progress_lines import duration, progress_line
     [
         (StorageUnreachable("s3://x", "no answer"), True),
         (EngineDied("killed", 3), True),
+        (PoolLost([]), True),
+        (Stopped("told to", 3), False),
+        (BudgetSpent("all of it", 3), False),
         (StorageDenied("s3://x", "wrong key"), False),
         (ModelError("x", "no such folder"), False),
         (JobError("x", ["tasks: y"]), False),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from docmill.data.demo import LABELS
+from docmill.engine.pool.config import PoolConfig
 from docmill.ops.errors import JobError
+from docmill.ops.job import Budget, LedgerConfig
 from docmill.ops.tasks import Classify
 from docmill.pipelines.job_files import BUNDLED_FOLDER, load_all_jobs, load_job
 
@@ -66,6 +70,25 @@ def problems(job: Path | str) -> list[str]:
             {"output__uri": ".", "source__uri": "topics/x"},
             "output.uri: answers of task 'topics' would be written over",
         ),
+        # ledger, budget, pool
+        (
+            {"ledger": {"segment_second": 5}},
+            "ledger.segment_second: there is no such key; did you mean 'segment_seconds'?",
+        ),
+        (
+            {"ledger": {"lease_seconds": 0}},
+            "ledger.lease_seconds: expected greater than or equal to 1, got 0",
+        ),
+        ({"budget": {"max_uds": 5}}, "budget.max_uds: there is no such key; did you mean 'max_usd'?"),
+        ({"budget": {"max_failed_share": 2}}, "budget.max_failed_share: expected less than 1, got 2"),
+        ({"budget": {"max_usd": 5}, "prices": None}, "budget.max_usd needs prices.usd_per_hour"),
+        ({"pool": {"kind": "rai"}}, "pool.kind: expected 'inline' or 'ray', got 'rai'"),
+        (
+            {"pool": {"kind": "ray", "worker": 2}},
+            "pool.worker: there is no such key; did you mean 'workers'?",
+        ),
+        ({"pool": {"kind": "ray"}}, "pool: `kind: ray` needs `workers`"),
+        ({"pool": {"workers": 2}}, "pool: workers: only for `kind: ray`"),
         # secrets
         (
             {"source__aws_secret_access_key": "abc"},
@@ -177,6 +200,18 @@ def test_every_bundled_job_is_valid() -> None:
     loaded = {file.name: job for file, job in load_all_jobs().items()}
     assert {path.stem for path in BUNDLED_FOLDER.glob("*.yaml")} == set(loaded) == {"demo", "distributions"}
     assert not [job for job in loaded.values() if isinstance(job, JobError)]
+
+
+def test_the_settings_that_the_demo_job_shows_as_comments_are_valid() -> None:
+    """Taken out of their comments, in the order of the file; the values are the defaults where there are any."""
+    text = (BUNDLED_FOLDER / "demo.yaml").read_text()
+    blocks = re.findall(r"^# (?:pool|ledger|budget):.*(?:\n#   .*)*", text, re.MULTILINE)
+    shown = yaml.safe_load("\n".join(line[2:] for block in blocks for line in block.splitlines()))
+    assert set(shown) == {"pool", "ledger", "budget"}
+    assert LedgerConfig.model_validate(shown["ledger"]) == LedgerConfig()
+    assert set(shown["budget"]) == set(Budget.model_fields)
+    assert Budget.model_validate(shown["budget"]).max_usd
+    assert PoolConfig.model_validate(shown["pool"]).workers == 2
 
 
 def test_the_demo_job_has_the_labels_of_the_corpus() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from docmill.data.errors import StorageUnreachable
+from docmill.data.retries import with_retries
 from docmill.pipelines.logs import configure_logs, without_secrets
 
 DAY = "2026-11-20"
@@ -62,6 +65,31 @@ def test_libraries_say_nothing_below_info(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().err
     assert "INFO s3fs connected" in shown
     assert "Kennwort-4711" not in shown
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(0, 1), (1, 6)])
+def test_retries_of_the_storage_layer_are_one_quiet_line(
+    verbose: int, shown: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMILL_STORAGE_RETRY_SECONDS", "60")
+    configure_logs(verbose)
+
+    def answers_the_fourth_time() -> Callable[[], str]:
+        calls = count()
+
+        def call() -> str:
+            if next(calls) < 3:
+                raise StorageUnreachable("s3://bucket/x", "no answer", reason="SlowDown")
+            return "content"
+
+        return call
+
+    for _ in range(2):
+        assert with_retries("s3://bucket/x", answers_the_fourth_time()) == "content"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "storage retry" in line]
+    assert len(lines) == shown
+    assert "uri=s3://bucket/x" in lines[0]
+    assert "reason=SlowDown" in lines[0]
 
 
 def test_no_log_line_holds_a_documents_text(write_job: WriteJob, cli: Cli) -> None:
