@@ -130,7 +130,12 @@ class Session:
         """Until it is time for the next kill. False where the job has ended before."""
         left = max(0, self.right.tokens - self.watch.safe_tokens)
         gap = max(1.0, self.random.uniform(0, 1.3 * left / (kills_left + 1)))
-        self.wait_until(lambda: self.watch.engine_tokens >= self.base_tokens + gap, PROGRESS_TIMEOUT_SECONDS)
+        wanted, end = self.base_tokens + gap, time.monotonic() + PROGRESS_TIMEOUT_SECONDS
+        while self.watch.engine_tokens < wanted and not self.committed:
+            self.wait_until(lambda: self.watch.engine_tokens >= wanted, end - time.monotonic())
+            if self.run is not None and self.run.status not in (None, 0):
+                self.tell(f"run ended with {self.run.status}, again: {self.run.tail()[-200:]}")
+                self.start_run()
         time.sleep(self.random.uniform(0, 0.5))
         self.watch.look()
         return not self.committed and self.run is not None and self.run.status is None

@@ -114,12 +114,16 @@ def test_a_job_killed_half_way_computes_at_most_three_percent_more_than_once(
 
 
 def test_a_budget_and_then_a_signal_stop_a_run_and_nothing_is_lost(right: Bench, tmp_path: Path) -> None:
+    few = {
+        "max_num_seqs": 8,
+        "max_in_flight": 8,
+    }  # what is in the engine may end: it must not be the whole job
     spent = {"prices": {"usd_per_hour": {"cpu": 3600.0}}, "budget": {"max_usd": 1.0}}
-    with attempts(right, tmp_path, **spent) as runs:
+    with attempts(right, tmp_path, engine=few, **spent) as runs:
         broke = runs.start()
         assert runs.wait_for_end(broke) == 6, broke.tail()
         assert "budget.max_usd" in broke.tail()
-        make_job(tmp_path, str(right.folder / "corpus"), f"{tmp_path}/answers", engine={"max_num_seqs": 8})
+        make_job(tmp_path, str(right.folder / "corpus"), f"{tmp_path}/answers", engine=few)
         run = runs.start()
         runs.wait_for_tokens(run, max(runs.watch.engine_tokens, right.right.tokens // 4) + 1)
         asked_at = time.monotonic()
