@@ -22,7 +22,7 @@ from functools import partial
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
 from docmill.data.layout import Layout, source_folder
-from docmill.data.ledger import Beat, Ledger
+from docmill.data.ledger import Ledger
 from docmill.data.manifest import (
     Manifest,
     TaskManifest,
@@ -88,7 +88,6 @@ def run_partition(
     on_progress(Progress("planning", 0, None, 0, 0, 0.0))
     settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
     results: list[WorkerResult] = []
-    earlier_beats: list[Beat] | None = None
     for _ in range(MAX_ROUNDS):
         with stages.measure("planning"):
             plan = _settle_plan(job, layout, shards, chosen, settings)
@@ -97,8 +96,6 @@ def run_partition(
         if _was_finished(ledger, finished_before):
             log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
             return _end(ledger, job)
-        if earlier_beats is None:
-            earlier_beats = ledger.read_beats(ledger.view().beats)
         order = WorkOrder(job, partition, list(chosen), plan, finished_before)
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
@@ -129,8 +126,10 @@ def run_partition(
             log.warning("job=%s partition=%s %s: they are worked on again", job.name, partition, error)
             reopen(ledger, error)
             continue
+        ours = {worker.worker for worker in results}
+        others = [beat for beat in ledger.read_beats(ledger.view().beats) if beat.worker not in ours]
         report = make_report(
-            job, partition, ledger, assembled, results, earlier_beats, stages=stages, started_at=started_at
+            job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
         )
         if _commit(layout, job, partition, plan, assembled, report, before, version):
             clean_up(ledger, lease_seconds=job.ledger.lease_seconds)

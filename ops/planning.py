@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-import polars as pl
 import xxhash
 
 from docmill.data.errors import ShardError, StorageError
@@ -119,6 +118,8 @@ def _duplicates(scans: list[_Scanned]) -> dict[int, list[int]]:
     hashes = [scan.id_hashes for scan in scans if scan.id_hashes is not None]
     if not any(hashes):
         return found
+    import polars as pl  # half a second that Dagster's loading of the definitions does without
+
     every = pl.concat([pl.Series("id", some, dtype=pl.UInt64) for some in hashes])
     rows = (~every.is_first_distinct() & (every != 0)).arg_true().to_list()
     number = start = 0
