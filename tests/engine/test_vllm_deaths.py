@@ -138,7 +138,7 @@ def test_a_request_that_crashes_vllm_is_found_and_the_others_are_answered(
 def test_out_of_memory_lowers_the_batch_and_changes_no_answer(
     vllm_engine: VllmEngine, demo_tokenizer: ModelTokenizer
 ) -> None:
-    """With a batch of 65,536 tokens vLLM takes 2.8 GiB here, with half of that 2.5, with its usual ones 2.1."""
+    """With a batch of 65,536 tokens vLLM takes 2.8 GiB here, with its usual ones 2.1."""
     long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(36)]
     wanted = answers(vllm_engine, long)
     config = EngineConfig(memory_gib=2.6, max_num_batched_tokens=65536)
