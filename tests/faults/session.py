@@ -23,8 +23,10 @@ from faults.watch import Seen, Watch, age
 from docmill.data import storage
 
 LOOK_SECONDS = 0.25
-PROGRESS_TIMEOUT_SECONDS = 240.0  # from one kill to the next first tokens; a model loads in between
-END_TIMEOUT_SECONDS = 300.0
+PROGRESS_TIMEOUT_SECONDS = (
+    600.0  # from one kill to the next first tokens; a busy machine loads a model for minutes
+)
+END_TIMEOUT_SECONDS = 600.0
 ORPHAN_SECONDS = 10.0  # that a dead process's children may outlive it
 MOST_RUNS_MORE = 4  # that may fail after the last kill
 
@@ -97,6 +99,7 @@ class Session:
             check_objects(self.outcome, self.job)
         except Exception as error:  # noqa: BLE001 - one job's trouble is not the series'
             tail = self.run.tail() if self.run else ""
+            kill_all(self.mark)  # given up by us: they are not left behind by a job that ended
             self.outcome.problems.append(f"{type(error).__name__}: {error} {tail}"[:1500])
         finally:
             with suppress(Exception):
