@@ -68,7 +68,8 @@ class Bench:
         """One job with an output of its own."""
         root = self.ceph.s3.uri(folder.name) if store == "ceph" and self.ceph else str(folder)
         source = self.ceph.s3.uri("corpus") if store == "ceph" and self.ceph else str(self.folder / "corpus")
-        return make_job(folder, source, f"{root}/answers", engine={"max_num_seqs": 32}, **settings)
+        engine = {"max_num_seqs": 32} | settings.pop("engine", {})
+        return make_job(folder, source, f"{root}/answers", engine=engine, **settings)
 
     def session(self, layer: str, seed: int, *, tell: Callable[[str], None]) -> Session:
         """A job of this layer, not begun."""

@@ -20,6 +20,7 @@ from servers.ceph_server import CephServer
 from servers.s3_server import free_port
 
 NOTICED_SECONDS = 300.0  # until a death shows in a beat, or another worker computes
+NODE_SECONDS = 120.0  # for a raylet to start
 FREEZE_SHARE = 0.25  # of the kills are SIGSTOPs: they cost a lease, or `engine.hang_seconds`
 
 
@@ -145,7 +146,9 @@ class _RayKills(Session):
     """Two workers on Ray; what the one leaves the other takes, and the pool starts another one."""
 
     pool: dict[str, object] = {"kind": "ray", "workers": 2, "cpus_per_worker": 1, "max_worker_restarts": 50}  # noqa: RUF012
-    settings = {"pool": pool}  # noqa: RUF012
+    # A small batch: the job must not be over before the second worker has loaded its model.
+    engine: dict[str, object] = {"max_num_seqs": 8, "max_in_flight": 16}  # noqa: RUF012
+    settings = {"pool": pool, "engine": engine}  # noqa: RUF012
     grace_seconds = 75.0  # Ray's own agents notice within a minute that their raylet is gone
 
     def start(self) -> None:
@@ -209,9 +212,11 @@ class NodeKills(_RayKills):
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.nodes = 0
         self._ray("--head", f"--port={self.port}", "--include-dashboard=false")
-        time.sleep(4)
+        self._wait_for_node()
         self.add_node()
-        self.settings = {"pool": {**self.pool, "address": f"127.0.0.1:{self.port}"}}
+        self._wait_for_node()
+        address = f"127.0.0.1:{self.port}"
+        self.settings = {"pool": {**self.pool, "address": address}, "engine": self.engine}
 
     def _ray(self, *arguments: str) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -225,6 +230,13 @@ class NodeKills(_RayKills):
         )
         self.last_node = node
         return node
+
+    def _wait_for_node(self) -> None:
+        end = time.monotonic() + NODE_SECONDS
+        while "Ray runtime started" not in self.last_node.log.read_text(errors="replace"):
+            if time.monotonic() > end or self.last_node.status is not None:
+                raise TimeoutError(f"a Ray node did not start: {self.last_node.tail()}")
+            time.sleep(0.2)
 
     def add_node(self) -> None:
         """Beside the head; the one before is gone."""
