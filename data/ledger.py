@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import psutil
 
 from docmill.data import storage
-from docmill.data.errors import StorageNotFound
+from docmill.data.errors import StorageError, StorageNotFound
 from docmill.data.layout import Layout, join
 from docmill.data.plan import Plan, Unit
 
@@ -229,8 +229,9 @@ def _while_folders_vanish(write: Callable[[], T]) -> T:
     for _ in range(WRITE_ATTEMPTS - 1):
         try:
             return write()
-        except StorageNotFound:
-            continue
+        except StorageError as error:  # not found, or Python's own makedirs stumbles
+            if error.retryable:
+                raise
     return write()
 
 

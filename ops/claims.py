@@ -60,6 +60,7 @@ class Claims:
         self._held: dict[str, Held] = {}  # by the id of the unit as it was claimed
         self._free: deque[Unit] = deque()  # of the last view, not tried yet
         self._next_numbers: dict[str, int] = {}
+        self._over = False  # another run has finished the partition
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._started = time.monotonic()
@@ -98,7 +99,7 @@ class Claims:
     def _claim_free(self) -> Held | None:
         """One of those that the last view showed as free. Gives up on them where most are somebody else's by now."""
         num_failed = 0
-        while self._free and num_failed < MAX_FAILED_CLAIMS:
+        while self._free and num_failed < MAX_FAILED_CLAIMS and not self._over:
             unit = self._free.popleft()
             number = self._next_numbers.pop(unit.id, 0)
             if self.ledger.claim(unit.id, number, self.worker):
@@ -147,6 +148,7 @@ class Claims:
             mine = dict(self._held)
         self.ledger.beat(self._figures(beat))
         if mine and self._committed():  # we were thought dead, and others have done it all
+            self._over = True
             for key, held in mine.items():
                 self._lose(key, held)
             return

@@ -29,7 +29,7 @@ from docmill.ops.partition_job import run_partition
 from docmill.ops.report import Report
 
 TASKS = ["translations", "classifications", "summaries"]
-FINE = {"ledger": {"unit_seconds": 0.4, "segment_seconds": 0.001, "segment_answers": 1, "lease_seconds": 1}}
+FINE = {"ledger": {"unit_seconds": 0.1, "segment_seconds": 0.001, "segment_answers": 1, "lease_seconds": 1}}
 DAY = "2026-11-20"
 
 
@@ -348,10 +348,11 @@ def test_a_run_that_is_told_to_stop_ends_soon_and_is_taken_up(folder: Any) -> No
         def completions(self, timeout_seconds: float) -> list[Completion]:
             if self._given >= 100:
                 stop.set()
+                time.sleep(0.1)  # it is looked at every half a second
             return super().completions(timeout_seconds)
 
     engine = Stopping(pause=0.02)
-    job = folder.job(**FINE)
+    job = folder.job(engine={"kind": "fake", "max_in_flight": 8}, **FINE)
     began = time.monotonic()
     with pytest.raises(Stopped, match="units of work are left") as caught:
         run_partition(job, job.partition(DAY), engine=engine, tokenizer=folder.tokenizer, stop=stop)
