@@ -49,7 +49,8 @@ class PoolConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> PoolConfig:
         if self.kind == "inline":
-            if keys := sorted(self.model_fields_set - {"kind"}):
+            # What equals its default may stand there: so does everything in a job that was written out whole.
+            if keys := sorted(self.model_dump(exclude={"kind"}, exclude_defaults=True)):
                 raise ValueError(
                     f"{', '.join(keys)}: only for `kind: ray`; an inline pool is one worker in this process"
                 )

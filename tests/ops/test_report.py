@@ -11,7 +11,7 @@ import pytest
 from docmill.ops.job import Prices
 from docmill.ops.report import Counts, Report, Seconds, TaskReport, Tokens, bill, peak_memory_mib, rates
 
-HOUR = Seconds(wall=3600.0, model_load=600.0)
+HOUR = 3600.0
 
 
 def tasks(**tokens: tuple[int, int, int]) -> dict[str, TaskReport]:
@@ -24,7 +24,7 @@ def tasks(**tokens: tuple[int, int, int]) -> dict[str, TaskReport]:
 def test_a_run_costs_its_wall_time_and_each_task_its_part_of_the_work() -> None:
     # 1000 computed prompt tokens against 200 computed ones and 200 answered, which count four times.
     reports = tasks(first=(1000, 0, 0), second=(1000, 800, 200))
-    cost = bill(reports, documents=500, seconds=HOUR, usd_per_hour=3.0)
+    cost = bill(reports, documents=500, engine_seconds=HOUR, usd_per_hour=3.0)
     assert (cost.usd_per_hour, cost.usd, cost.usd_per_1000_documents) == (3.0, 3.0, 6.0)
     assert reports["first"].usd == pytest.approx(1.5)
     assert reports["second"].usd == pytest.approx(1.5)
@@ -32,7 +32,7 @@ def test_a_run_costs_its_wall_time_and_each_task_its_part_of_the_work() -> None:
 
 def test_without_any_work_tasks_share_the_bill_equally() -> None:
     reports = tasks(first=(0, 0, 0), second=(0, 0, 0))
-    cost = bill(reports, documents=0, seconds=HOUR, usd_per_hour=3.0)
+    cost = bill(reports, documents=0, engine_seconds=HOUR, usd_per_hour=3.0)
     assert [task.usd for task in reports.values()] == [1.5, 1.5]
     assert cost.usd_per_1000_documents is None
 

@@ -22,6 +22,11 @@ def test_nothing_said_is_inline() -> None:
     assert isinstance(open_pool(PoolConfig(), tensor_parallel_size=1, device="auto"), InlinePool)
 
 
+def test_a_configuration_that_was_written_out_whole_is_read_back() -> None:
+    for config in (PoolConfig(), PoolConfig(kind="ray", workers=2)):
+        assert PoolConfig.model_validate(config.model_dump()) == config
+
+
 def test_ray_on_a_cluster() -> None:
     config = PoolConfig(kind="ray", workers=8, address="head:6379", gpus_per_worker=0.5)
     assert isinstance(open_pool(config, tensor_parallel_size=1, device="cuda"), RayPool)
