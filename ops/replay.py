@@ -6,8 +6,9 @@ last the dead letters, so that a replay that dies on the way is simply replayed.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,7 +82,7 @@ def replay(
         if engine is None:
             engine = open_engine(job.model, job.engine, tokenizer)
             stack.callback(engine.close)
-        finished = _ask(job, partition, chosen, manifest, engine, tokenizer)
+        finished = _ask(job, partition, chosen, manifest, engine, tokenizer, on_progress)
     if _files(read_manifest(layout.manifest)) != _files(manifest):
         raise NothingToReplay("the partition was run again meanwhile; replay what it has left")
     report = _mend(job, layout, manifest, finished, engine.info.model)
@@ -114,10 +115,11 @@ def _files(manifest: Manifest | None) -> dict[str, datetime]:
 def _ask(
     job: Job,
     partition: Partition,
-    letters: Iterable[DeadLetter],
+    letters: Collection[DeadLetter],
     manifest: Manifest,
     engine: Engine,
     tokenizer: ModelTokenizer,
+    on_progress: OnProgress,
 ) -> dict[Place, Finished[Row]]:
     """Answers by shard, row and task."""
     prompts = Prompts(tokenizer, job.system_prompt)
@@ -129,11 +131,23 @@ def _ask(
         wanted[letter.shard][letter.row].add(letter.task)
     shards = {shard.name: shard for shard in storage.list_shards(source_folder(job.source.uri, partition))}
     finished: dict[Place, Finished[Row]] = {}
+    started = time.monotonic()
 
     def collect() -> None:
         dialogues.pump()
         for answered in dialogues.collect(POLL_SECONDS):
             finished[(*answered.key, answered.task_name)] = answered
+        usage, seconds = dialogues.usage, time.monotonic() - started
+        on_progress(
+            Progress(
+                "asking again",
+                len(finished),
+                len(letters),
+                usage.num_output_tokens,
+                usage.num_prompt_tokens,
+                seconds,
+            )
+        )
 
     for name, rows in wanted.items():
         if name not in shards:
