@@ -207,6 +207,7 @@ class NodeKills(_RayKills):
     layer = "node"
 
     def start(self) -> None:
+        self.started: list[Run] = []
         super().start()
         self.port = free_port()
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -228,14 +229,15 @@ class NodeKills(_RayKills):
             log=self.folder / f"node-{self.nodes}.log",
             env={**self.env, "DOCMILL_NODE": str(self.nodes)},
         )
-        self.last_node = node
+        self.started.append(node)
         return node
 
     def _wait_for_node(self) -> None:
         end = time.monotonic() + NODE_SECONDS
-        while "Ray runtime started" not in self.last_node.log.read_text(errors="replace"):
-            if time.monotonic() > end or self.last_node.status is not None:
-                raise TimeoutError(f"a Ray node did not start: {self.last_node.tail()}")
+        node = self.started[-1]
+        while "Ray runtime started" not in node.log.read_text(errors="replace"):
+            if time.monotonic() > end or node.status is not None:
+                raise TimeoutError(f"a Ray node did not start: {node.tail()}")
             time.sleep(0.2)
 
     def add_node(self) -> None:
@@ -269,6 +271,8 @@ class NodeKills(_RayKills):
 
     def stop(self) -> None:
         kill_all(self.mark)
+        for node in self.started:
+            node.kill()  # gone already, but not collected
         super().stop()
 
 

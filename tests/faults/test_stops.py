@@ -146,7 +146,7 @@ def test_a_poison_document_is_a_dead_letter_and_the_rest_completes(
     write_corpus(f"{tmp_path}/corpus", documents=8, seed=3)
     poison = dict.fromkeys(DEMO_SCHEMA.names, "") | {
         "doc_id": "poison",
-        "text": f"Die Lampe {demo_tokenizer.decode([POISON_TOKEN_ID])} ist kaputt.",
+        "text": f"Die Lampe ({demo_tokenizer.decode([POISON_TOKEN_ID])}) ist kaputt.",
     }
     assert POISON_TOKEN_ID in next(iter(demo_tokenizer.encode_data([poison["text"]])))
     with ShardWriter(f"{tmp_path}/corpus/dt={DAY}/poison.parquet", DEMO_SCHEMA) as writer:
