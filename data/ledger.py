@@ -61,7 +61,7 @@ class Done:
     unit_id: str
     worker: str
     parts: dict[str, str]  # task -> URI of the unit's answers
-    figures: dict[str, Any]  # task -> counts, for the report, see `ops.unit_files`
+    figures: dict[str, Any]  # task -> counts, for the report, see `ops.unit_answers`
     error: str | None = None  # why the shard cannot be used; then there are no parts
 
 
@@ -137,7 +137,6 @@ class Ledger:
 
     def claim(self, unit_id: str, number: int, worker: str) -> bool:
         """Try to be the unit's `number`-th claimant; False where somebody else is."""
-        # Through `claimant`, because an answer of the store that got lost looks like somebody else's claim.
         content = json.dumps({"worker": worker}).encode()
         return self._create(self._uri("claims", unit_id, f"{number:06d}"), content)
 

@@ -251,13 +251,14 @@ def _run_workers(
 
 def _all_done(plan: Plan, results: list[WorkerResult], started_at: datetime) -> Progress:
     tokens = [worker.figures.get("tokens", {}) for worker in results]
+    loading = [worker.figures["seconds"].get("model_load", 0.0) for worker in results if worker.figures]
     return Progress(
         "writing",
         plan.num_documents,
         plan.num_documents,
         sum(some.get("output", 0) for some in tokens),
         sum(some.get("prompt", 0) for some in tokens),
-        (reports.now() - started_at).total_seconds(),
+        (reports.now() - started_at).total_seconds() - max(loading, default=0.0),
     )
 
 

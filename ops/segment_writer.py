@@ -66,6 +66,7 @@ class SegmentWriter:
     """
 
     def __init__(self, layout: Layout, worker: str, *, seconds: float, num_answers: int):
+        self.seconds = 0.0  # spent writing, by its thread
         self._layout, self._worker = layout, worker
         self._seconds, self._num_answers = seconds, num_answers
         self._pending: defaultdict[str, list[FinishedRequest]] = defaultdict(list)
@@ -98,7 +99,14 @@ class SegmentWriter:
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have something else written, after all that came before."""
-        self._jobs.append(self._thread.submit(work))
+        self._jobs.append(self._thread.submit(self._timed, work))
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        try:
+            work()
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def check(self) -> None:
         """Raise what writing raised."""

@@ -108,6 +108,7 @@ class _Worker:
         self.busy_before, self.tokens_before = 0.0, 0
         self.dialogues: Dialogues[Place] | None = None
         self.answers: UnitAnswers | None = None
+        self.writer: SegmentWriter | None = None
         self.claims: Claims
 
     def run(self) -> WorkerResult:
@@ -146,6 +147,7 @@ class _Worker:
                     num_answers=job.ledger.segment_answers,
                 )
             )
+            self.writer = writer
             self.answers = UnitAnswers(
                 self.ledger, claims, writer, self.tasks, job=job.name, model=engine.info.model
             )
@@ -274,6 +276,8 @@ class _Worker:
         if engine is None or dialogues is None:
             return {}
         seconds = dict(self.stages.seconds) | {"engine": engine.busy_seconds - self.busy_before}
+        if self.writer is not None:
+            seconds["write"] = self.writer.seconds
         usage = dialogues.usage
         return {
             "engine": asdict(engine.info),
@@ -305,7 +309,7 @@ class _Worker:
                 num_documents_total=self.order.plan.num_documents if self.answers else None,
                 num_output_tokens=usage.num_output_tokens if usage else 0,
                 num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
-                seconds=self.shown - self.started,
+                seconds=max(0.0, self.shown - self.started - self.stages.seconds["model_load"]),
             )
         )
 

@@ -218,6 +218,7 @@ def test_the_report_adds_up(folder: Any) -> None:
     assert report.cost.usd == pytest.approx(sum(task.usd for task in report.tasks.values()))
     assert report.cost.usd_per_1000_documents == pytest.approx(report.cost.usd / 5 * 1000)
     assert report.rates.documents_per_second > 0
+    assert report.seconds.write > 0
     assert report.peak_memory_mib > 50
 
 
