@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from docmill.data import segments, storage
@@ -99,14 +101,16 @@ def test_what_was_answered_before_the_engine_died_is_not_asked_again(folder: Any
 def test_what_is_lost_with_a_worker_is_what_came_since_its_last_segment(folder: Any, runner: Runner) -> None:
     fill(folder)
     right, num_requests = undisturbed(folder)
-    every_50 = {"ledger": {**FINE["ledger"], "segment_seconds": 600, "segment_answers": 50}}
+    # One unit, so that a segment is of fifty answers and not of fifty over several units.
+    every_50 = {"ledger": {"unit_seconds": 600, "lease_seconds": 1, "segment_seconds": 600, "segment_answers": 50}}
     killed = runner.kill_when(folder, lambda: num_segments(folder) >= 2, pause=0.02, **every_50)
+    durable = [len(rows) for rows in durable_segments(folder)]
     engine = CountingEngine()
     folder.run(engine=engine, **every_50)
-    in_flight = 4 * engine.info.max_num_seqs
     assert killed
-    assert len(engine.requests) <= num_requests - 100, "two segments of fifty were there"
-    assert len(engine.requests) >= num_requests - 100 - 50 - in_flight
+    assert len(durable) >= 2
+    assert all(50 <= rows < 60 for rows in durable), "the engine hands over five at a time"
+    assert len(engine.requests) == num_requests - sum(durable)
     assert all_answers(folder) == right
 
 
@@ -288,9 +292,18 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     runner.close()
 
 
+def segment_files(folder: Any) -> list[storage.FoundFile]:
+    return storage.list_files(Layout(f"{folder.uri}/answers", folder.job().partition(DAY)).segments_folder)
+
+
 def num_segments(folder: Any) -> int:
-    layout = Layout(f"{folder.uri}/answers", folder.job().partition(DAY))
-    return len(storage.list_files(layout.segments_folder))
+    return len(segment_files(folder))
+
+
+def durable_segments(folder: Any) -> list[list[str]]:
+    """The request keys of each segment."""
+    tables = (pq.read_table(io.BytesIO(storage.read_bytes(file.uri))) for file in segment_files(folder))
+    return [table["request_key"].to_pylist() for table in tables]
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_every_row_once(folder: Any, runner: Runner) -> None:
