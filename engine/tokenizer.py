@@ -51,7 +51,6 @@ class ModelTokenizer:
         )
         spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._data = Tokenizer.from_str(json.dumps(spec))
-        self.end_token_id: int = self._chat.eos_token_id
 
     def encode_data(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of document text. No id is a control token, whatever the text says."""

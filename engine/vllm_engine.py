@@ -41,14 +41,14 @@ class VllmEngine:
     `EngineDied` where memory ran out while loading.
     """
 
-    def __init__(self, model: ModelConfig, config: EngineConfig, *, end_token_id: int):
+    def __init__(self, model: ModelConfig, config: EngineConfig):
         device = vllm_settings.detect_device(config)
         source = resolve_model(model)
         vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source))
         args = vllm_settings.engine_args(config, model, source=source, device=device)
         model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
-        self._owner = _Owner(args, end_token_id)
+        self._owner = _Owner(args)
         try:
             self._owner.start(model.source)
             device_name = _device_name(device)
@@ -126,7 +126,7 @@ class VllmEngine:
 class _Owner:
     """The thread that owns vLLM, and the queues around it."""
 
-    def __init__(self, args: dict[str, Any], end_token_id: int):
+    def __init__(self, args: dict[str, Any]):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
@@ -134,7 +134,7 @@ class _Owner:
         self.num_steps = self.num_tokens_finished = self.num_tokens_unfinished = 0
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self._counted_at = 0.0
-        self._args, self._end_token_id = args, end_token_id
+        self._args = args
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
 
@@ -177,7 +177,9 @@ class _Owner:
         self.max_model_len = engine.vllm_config.model_config.max_model_len
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
-        table = RequestTable(max_model_len=self.max_model_len, end_token_id=self._end_token_id)
+        table = RequestTable(
+            max_model_len=self.max_model_len, end_token_id=engine.get_tokenizer().eos_token_id
+        )
         refusals = _refusals()
         self._ready.set()
         try:

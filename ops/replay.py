@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from docmill.data.layout import Layout, source_folder
 from docmill.data.manifest import Manifest, TaskManifest, read_manifest
 from docmill.data.records import Answer, Document, Partition, Shard, Status
 from docmill.data.shards import ShardReader, ShardWriter
-from docmill.engine.open_engine import open_engine
+from docmill.engine.open_engine import close_when_open, open_engine_soon
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
 from docmill.ops.dialogues import Dialogues, Finished
@@ -78,10 +79,14 @@ def replay(
         raise NothingToReplay(f"the partition has no dead letters{of_reason}")
     with ExitStack() as stack:
         on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
-        tokenizer = tokenizer or ModelTokenizer(job.model)
+        opening: Future[Engine] | None = None
         if engine is None:
-            engine = open_engine(job.model, job.engine, tokenizer)
-            stack.callback(engine.close)
+            opening = open_engine_soon(job.model, job.engine)
+            stack.callback(close_when_open, opening)
+        tokenizer = tokenizer or ModelTokenizer(job.model)
+        if opening is not None:
+            engine = opening.result()
+        assert engine is not None
         finished = _ask(job, partition, chosen, manifest, engine, tokenizer, on_progress)
     if _files(read_manifest(layout.manifest)) != _files(manifest):
         raise NothingToReplay("the partition was run again meanwhile; replay what it has left")

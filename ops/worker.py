@@ -25,7 +25,7 @@ from docmill.data.ledger import Beat, Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
 from docmill.data.records import Partition, Shard
-from docmill.engine.open_engine import open_engine
+from docmill.engine.open_engine import close_when_open, open_engine_soon
 from docmill.engine.pool.types import WorkerContext
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine, EngineInfo
@@ -120,12 +120,16 @@ class _Worker:
         with ExitStack() as stack:
             self._show("loading model", now=True)
             with self.stages.measure("model_load"):
-                tokenizer = self.tokenizer or ModelTokenizer(job.model)
+                opening: Future[Engine] | None = None
                 if self.engine is None:
-                    self.engine = self._load(tokenizer)
+                    opening = open_engine_soon(job.model, job.engine)
+                    stack.callback(close_when_open, opening)
+                tokenizer = self.tokenizer or ModelTokenizer(job.model)
+                if opening is not None:
+                    self.engine = self._wait_for(opening)
                     if self.engine is None:
                         return WorkerResult(self.name, stopped=True)
-                    stack.callback(self.engine.close)
+            assert self.engine is not None
             engine = self.engine
             self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
             prompts = Prompts(tokenizer, job.system_prompt)
@@ -176,23 +180,12 @@ class _Worker:
                  job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
         return WorkerResult(self.name, stopped, self.answers.num_rows_written, self._figures_now())
 
-    def _load(self, tokenizer: ModelTokenizer) -> Engine | None:
+    def _wait_for(self, opening: Future[Engine]) -> Engine | None:
         """The engine; None where the worker is asked to stop meanwhile: a large model takes minutes to load."""
-        job, loading = self.job, Future[Engine]()
-
-        def load() -> None:
-            try:
-                loading.set_result(open_engine(job.model, job.engine, tokenizer))
-            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-                loading.set_exception(error)
-
-        threading.Thread(target=load, name="docmill-load", daemon=True).start()
         while not self.context.stopping:
             self.context.poll()
             with contextlib.suppress(TimeoutError):
-                return loading.result(POLL_SECONDS)
-        # Nobody waits for it any more: closed when it has loaded, or with this process.
-        loading.add_done_callback(lambda done: done.result().close() if done.exception() is None else None)
+                return opening.result(POLL_SECONDS)
         return None
 
     def _committed(self) -> bool:

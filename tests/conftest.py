@@ -139,11 +139,11 @@ def demo_tokenizer() -> ModelTokenizer:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(demo_tokenizer: ModelTokenizer) -> Iterator[VllmEngine]:
+def vllm_engine() -> Iterator[VllmEngine]:
     """The real vLLM with the bundled model, loaded once a session (15 s); whoever uses it leaves it empty."""
     from docmill.engine.config import EngineConfig, ModelConfig
     from docmill.engine.vllm_engine import VllmEngine
 
-    engine = VllmEngine(ModelConfig(), EngineConfig(), end_token_id=demo_tokenizer.end_token_id)
+    engine = VllmEngine(ModelConfig(), EngineConfig())
     yield engine
     engine.close()

@@ -58,7 +58,7 @@ def job_in(folder: Path, output: str) -> Job:
 def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, Any]:
     """One run with an engine of its own."""
     partition = job.partition(str(DAY))
-    engine = open_engine(job.model, job.engine, tokenizer)
+    engine = open_engine(job.model, job.engine)
     try:
         started = time.perf_counter()
         if ledger:

@@ -30,11 +30,11 @@ LABELS = ((10, 11), (10, 12, 13), (20,))
 
 
 @pytest.fixture(scope="module")
-def engine(demo_tokenizer: ModelTokenizer) -> Iterator[SupervisedEngine]:
+def engine() -> Iterator[SupervisedEngine]:
     config = EngineConfig(
         hang_seconds=10, extra={"logits_processors": ["poison_processor:KillsAtToken"]}
     )  # longer than a step takes on a busy machine
-    engine = open_engine(ModelConfig(), config, demo_tokenizer)
+    engine = open_engine(ModelConfig(), config)
     assert isinstance(engine, SupervisedEngine)
     yield engine
     engine.close()
@@ -142,7 +142,7 @@ def test_out_of_memory_lowers_the_batch_and_changes_no_answer(
     long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(36)]
     wanted = answers(vllm_engine, long)
     config = EngineConfig(memory_gib=2.6, max_num_batched_tokens=65536)
-    engine = open_engine(ModelConfig(), config, demo_tokenizer)
+    engine = open_engine(ModelConfig(), config)
     try:
         found = answers(engine, long)
         incidents = engine.incidents

@@ -155,17 +155,17 @@ def test_nothing_to_do_costs_no_busy_seconds(vllm_engine: VllmEngine) -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "no-such-model")
     with pytest.raises(ModelError, match="no such folder.*owner/model"):
-        VllmEngine(ModelConfig(source=missing), EngineConfig(), end_token_id=0)
+        VllmEngine(ModelConfig(source=missing), EngineConfig())
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"no config\.json"):
-        VllmEngine(ModelConfig(source=str(tmp_path / "empty")), EngineConfig(), end_token_id=0)
+        VllmEngine(ModelConfig(source=str(tmp_path / "empty")), EngineConfig())
 
 
 def test_the_cpu_build_refuses_to_be_a_gpu() -> None:
     with pytest.raises(EngineConfigError, match=r"docmill\[gpu\]"):
-        VllmEngine(ModelConfig(), EngineConfig(device="cuda"), end_token_id=0)
+        VllmEngine(ModelConfig(), EngineConfig(device="cuda"))
 
 
 def test_a_setting_that_vllm_does_not_know_is_named() -> None:
     with pytest.raises(EngineConfigError, match="max_num_sequences"):
-        VllmEngine(ModelConfig(), EngineConfig(extra={"max_num_sequences": 3}), end_token_id=0)
+        VllmEngine(ModelConfig(), EngineConfig(extra={"max_num_sequences": 3}))

@@ -102,7 +102,9 @@ def test_what_is_lost_with_a_worker_is_what_came_since_its_last_segment(folder: 
     fill(folder)
     right, num_requests = undisturbed(folder)
     # One unit, so that a segment is of fifty answers and not of fifty over several units.
-    every_50 = {"ledger": {"unit_seconds": 600, "lease_seconds": 1, "segment_seconds": 600, "segment_answers": 50}}
+    every_50 = {
+        "ledger": {"unit_seconds": 600, "lease_seconds": 1, "segment_seconds": 600, "segment_answers": 50}
+    }
     killed = runner.kill_when(folder, lambda: num_segments(folder) >= 2, pause=0.02, **every_50)
     durable = [len(rows) for rows in durable_segments(folder)]
     engine = CountingEngine()
