@@ -30,7 +30,7 @@ ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger")
 	@.venv/bin/pytest $(PYTEST_ARGS)
 
-bench: $(READY)  ## what the ledger costs, and how soon a killed run goes on; JSON in tests/benchmarks/results (15 minutes)
+bench: $(READY)  ## what the ledger costs, and how soon a killed run goes on; JSON in tests/benchmarks/results (25 minutes)
 	@.venv/bin/python tests/benchmarks/durability.py
 	@.venv/bin/python tests/benchmarks/restore.py
 

@@ -1,10 +1,14 @@
 """What durability costs: one job on the real vLLM, inline, with the ledger and without it.
 
-    .venv/bin/python tests/benchmarks/durability.py [--documents 300] [--repeats 5] [--out tests/benchmarks/results]
+    .venv/bin/python tests/benchmarks/durability.py [--documents 200] [--repeats 12] [--out tests/benchmarks/results]
 
-Each pair of runs uses the same engine (loaded anew for each run, so that neither finds the other's prefixes in the
-cache), in changing order; answers are compared row by row. The figure is tokens per second from the loaded model to
-the last byte written, planning and assembling included.
+Each run loads the engine anew, so that none finds another's prefixes in the cache; pairs come in changing order (ABBA).
+The figure is tokens per second from the loaded model to the last byte written, planning and assembling included: the
+median of the pairs' ratios. A shared machine varies by more than what is looked for, so the seconds that the driver's
+process computes are told too: they are what the ledger adds, and hardly vary.
+
+Answers are compared row by row: all columns equal, but for the labels' scores, whose last digits depend on what the
+engine computes in the same batch; the largest difference is told.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ except ImportError:  # run as a program: its folder is on the path, and not test
 
 DAY = date(2026, 11, 20)
 TARGET = 0.97
+SCORES = ["score", "label_scores"]
+SCORE_TOLERANCE = 1e-4
 VARYING = ["produced_at", "cached_tokens"]  # the time, and what the cache happened to hold
 
 
@@ -60,19 +66,20 @@ def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, A
     partition = job.partition(str(DAY))
     engine = open_engine(job.model, job.engine)
     try:
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         if ledger:
             report = run_partition(job, partition, engine=engine, tokenizer=tokenizer)
             prompt, output = report.tokens.prompt, report.tokens.output
         else:
             prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
-        seconds = time.perf_counter() - started
+        seconds, driver_cpu_seconds = time.perf_counter() - started, time.process_time() - computed
     finally:
         info = engine.info
         engine.close()
     return {
         "ledger": ledger,
         "seconds": round(seconds, 3),
+        "driver_cpu_seconds": round(driver_cpu_seconds, 3),
         "tokens": prompt + output,
         "tokens_per_second": round((prompt + output) / seconds, 1),
         "device": info.device,
@@ -88,16 +95,50 @@ def answers(job: Job) -> dict[str, pl.DataFrame]:
     }
 
 
+def compare(left: dict[str, pl.DataFrame], right: dict[str, pl.DataFrame]) -> float:
+    """Asserts that the answers are equal; returns the largest difference of two scores of the same label."""
+    largest = 0.0
+    for task, rows in left.items():
+        others = right[task]
+        names = [name for name in SCORES if name in rows.columns]
+        assert rows.drop(names).equals(others.drop(names)), f"{task}: answers differ with and without ledger"
+        for name in names:
+            differences = (flat(rows[name]) - flat(others[name])).abs()
+            largest = max(largest, float(differences.max()))  # type: ignore[arg-type]
+    assert largest < SCORE_TOLERANCE, f"label scores differ by up to {largest}"
+    return largest
+
+
+def flat(scores: pl.Series) -> pl.Series:
+    """Scores of all labels of all rows, one after the other."""
+    if scores.dtype == pl.Float64 or scores.dtype == pl.Float32:
+        return scores
+    return scores.explode().struct.field("score")
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return {
+        "median": round(statistics.median(values), 4),
+        "quartile_1": round(low, 4),
+        "quartile_3": round(high, 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
     ratios: list[float] = []
+    score_difference = 0.0
     with tempfile.TemporaryDirectory(prefix="docmill-durability-") as name:
         folder = Path(name)
         write_demo_days(
@@ -112,10 +153,8 @@ def main() -> None:
         for repeat in range(arguments.repeats):
             order = (True, False) if repeat % 2 else (False, True)
             pair = {ledger: measure(jobs[ledger], tokenizer, ledger=ledger) for ledger in order}
-            for task, rows in answers(jobs[True]).items():
-                assert rows.equals(answers(jobs[False])[task]), (
-                    f"{task}: answers differ with and without ledger"
-                )
+            assert pair[True]["tokens"] == pair[False]["tokens"]
+            score_difference = max(score_difference, compare(answers(jobs[True]), answers(jobs[False])))
             runs += pair.values()
             ratios.append(pair[True]["tokens_per_second"] / pair[False]["tokens_per_second"])
             print(f"repeat {repeat}: {pair[True]['tokens_per_second']:,.0f} tokens/s with ledger, "
@@ -128,11 +167,16 @@ def main() -> None:
         "versions": versions(runs[0]["versions"]),
         "documents": arguments.documents,
         "answers": "equal row by row",
-        "ratio": {"median": round(ratio, 4), "min": round(min(ratios), 4), "max": round(max(ratios), 4)},
+        "largest_score_difference": score_difference,
+        "ratio": spread(ratios),
+        "driver_cpu_seconds": {
+            name: spread([run["driver_cpu_seconds"] for run in runs if run["ledger"] is ledger])
+            for name, ledger in (("with", True), ("without", False))
+        },
         "target": TARGET,
         "met": ratio >= TARGET,
         "runs": [
-            {key: run[key] for key in ("ledger", "seconds", "tokens", "tokens_per_second")} for run in runs
+            {key: value for key, value in run.items() if key not in ("device", "versions")} for run in runs
         ],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

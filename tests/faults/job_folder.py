@@ -81,7 +81,7 @@ def make_job(folder: Path, source_uri: str, output_uri: str, **settings: Any) ->
         "source": {"uri": source_uri, "start_date": DAY},
         "output": {"uri": output_uri},
         "chunking": {"max_tokens": 320},
-        "engine": {"hang_seconds": 6, "max_restarts": 20},
+        "engine": {"hang_seconds": 10, "max_restarts": 20},
         "ledger": LEDGER,
         "prices": {"usd_per_hour": {"cpu": 0.1}},
         "tasks": {
