@@ -70,3 +70,8 @@ class ShardCorrupt(ShardError):
 
 class ShardSchemaError(ShardError):
     """A column the job names is missing, or has a type that holds no text or id."""
+
+
+# What concerns one file of the source: it is reported, and the run goes on with the others. Any other failure of a
+# store (no answer, no more file handles, a disk's error) is no file's fault: the run ends, to be run again.
+SHARD_ERRORS = (ShardError, StorageNotFound, StorageDenied)

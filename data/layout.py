@@ -1,4 +1,6 @@
-"""Where everything lies: the only file that puts paths together. See design.md, "On storage".
+"""Where everything lies: the only file that puts paths together.
+
+What lies below `_docmill` is docmill's own, the rest is for readers.
 
 {output}/{task}/dt=2026-11-20/{shard}                 answers, one file per input shard, same relative name
 {output}/_docmill/dt=2026-11-20/plan.parquet          the work units of the last run

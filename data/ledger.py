@@ -67,10 +67,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """When a ledger began. `finished` is `manifest.finish_stamp` then: another one now means that its work is out."""
+    """When a ledger began. `finished` is `manifest.finish_stamp` then: another one now means that its work is out.
+
+    Only for the same plan: shards may have come and gone since, and a stamp is of one plan.
+    """
 
     tasks: list[str]
     finished: str
+    plan: str  # its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Ledger:
 
     def begin(self, finished: str) -> Origin:
         """Say what is finished as a run begins; returns what the first run by this ledger said."""
-        origin = Origin(self.plan.tasks, finished)
+        origin = Origin(self.plan.tasks, finished, self.plan.id)
         uri = self._uri("origin")
         _while_folders_vanish(lambda: storage.create_bytes(uri, json.dumps(asdict(origin)).encode()))
         return read_origin(self._folder) or origin
@@ -144,9 +148,8 @@ class Ledger:
         """The worker that made a claim; None where it is gone, as all is once another run has finished."""
         key = (unit_id, number)
         if key not in self._claimants:
-            try:
-                content = json.loads(storage.read_bytes(self._uri("claims", unit_id, f"{number:06d}")))
-            except StorageNotFound:
+            content = self._read("claims", unit_id, f"{number:06d}")
+            if content is None:
                 return None
             self._claimants[key] = content["worker"]
         return self._claimants[key]
@@ -163,9 +166,8 @@ class Ledger:
     def split_row(self, unit_id: str) -> int | None:
         """Where a unit was split; None where it was not."""
         if unit_id not in self._split_rows:
-            try:
-                content = json.loads(storage.read_bytes(self._uri("splits", unit_id)))
-            except StorageNotFound:
+            content = self._read("splits", unit_id)
+            if content is None:
                 return None
             self._split_rows[unit_id] = content["at_row"]
         return self._split_rows[unit_id]
@@ -177,7 +179,7 @@ class Ledger:
 
     def read_beats(self, workers: Iterable[str]) -> list[Beat]:
         """What workers last said of themselves; one that is gone meanwhile is left out."""
-        return [Beat(**content) for content in self._read_all("workers", workers)]
+        return self._read_all(Beat, "workers", workers)
 
     def finish(self, done: Done) -> bool:
         """Mark a unit as done; False where it was before."""
@@ -189,18 +191,26 @@ class Ledger:
 
     def read_done(self, unit_ids: Iterable[str]) -> list[Done]:
         """Done marks, in the order asked for; one that is gone meanwhile is left out."""
-        return [Done(**content) for content in self._read_all("done", unit_ids)]
+        return self._read_all(Done, "done", unit_ids)
 
-    def _read_all(self, kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
-        def read(name: str) -> dict[str, Any] | None:
+    def _read_all(self, shape: Callable[..., T], kind: str, names: Iterable[str]) -> list[T]:
+        def read(name: str) -> T | None:
+            content = self._read(kind, name)
             try:
-                content: dict[str, Any] = json.loads(storage.read_bytes(self._uri(kind, name)))
-                return content
-            except StorageNotFound:
+                return None if content is None else shape(**content)
+            except TypeError:  # of another version of docmill
                 return None
 
         with ThreadPoolExecutor(READERS) as readers:
-            return [content for content in readers.map(read, names) if content is not None]
+            return [found for found in readers.map(read, names) if found is not None]
+
+    def _read(self, kind: str, *names: str) -> dict[str, Any] | None:
+        """A file's content; None where it is gone, or empty as a power cut leaves files on a local disk."""
+        try:
+            content = json.loads(storage.read_bytes(self._uri(kind, *names)))
+        except (StorageNotFound, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def _create(self, uri: str, content: bytes) -> bool:
         return _while_folders_vanish(lambda: storage.create_bytes(uri, content))

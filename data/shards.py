@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MAX_BATCH_ROWS = 512
 MAX_BATCH_BYTES = 16 << 20
+ROWS_PER_GROUP = 64 * 1024
 MAX_GROUP_BYTES = 32 << 20  # of a row group that is written: what one output file under way holds in memory
 
 
@@ -176,7 +177,7 @@ class ShardWriter:
     Use as a context manager: leaving it without `commit` throws the file away.
     """
 
-    def __init__(self, uri: str, schema: pa.Schema, *, max_rows_per_group: int = 64 * 1024):
+    def __init__(self, uri: str, schema: pa.Schema, *, max_rows_per_group: int = ROWS_PER_GROUP):
         self.uri, self.schema = uri, schema
         self.num_rows = 0
         self._max_rows_per_group = max_rows_per_group

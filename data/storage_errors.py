@@ -5,6 +5,7 @@ Called around every storage call (retries.py), and by whoever hands a driver's s
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,16 @@ UNREACHABLE_ERRORS = set("""
     ProxyConnectionError IncompleteReadError ResponseStreamingError ResponseParserError
     ServerDisconnectedError ClientOSError ClientConnectorError ClientPayloadError IncompleteRead gaierror
 """.split())  # fmt: skip
+# Of this machine or of a network disk, and of no file: no handles or memory left, a disk's error, a server that moved.
+PASSING_ERRNOS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EAGAIN,
+    errno.EBUSY,
+}
 NOT_FOUND_CODES = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 
 
@@ -80,6 +91,11 @@ def _translate(uri: str, error: Exception) -> StorageError | None:
         remedy = "Check AWS_ENDPOINT_URL, the network" if is_s3 else "Check the network"
         return StorageUnreachable(
             uri, f"no answer from {store} ({why}). {remedy}, and that the store runs", reason=why
+        )
+    if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
+        why = os.strerror(error.errno)
+        return StorageUnreachable(
+            uri, f"{type(error).__name__}: {error}. Run again when that has passed", reason=why
         )
     if isinstance(error, OSError) or any(map(_is_boto, chain)):
         return StorageError(uri, f"{type(error).__name__}: {error}")

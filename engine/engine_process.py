@@ -223,6 +223,12 @@ class EngineProcess:
             child_process.kill_group(self._process.pid)
             status = self._process.wait()
             self._death = self._death or self._silent_death(status)
+            if self._death[0] == "died" and num_oom_kills() > self._num_oom_kills:
+                # One of a parallel model's processes: the host that is left knows only that it is gone.
+                self._death = (
+                    "out_of_memory",
+                    f"{self._death[1]}; the kernel killed a process because memory ran out",
+                )
             self._ended = True
         self._outgoing.put(None)
         self._outbox.put(None)
@@ -230,8 +236,6 @@ class EngineProcess:
 
     def _silent_death(self, status: int) -> tuple[DeathKind, str]:
         message = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        if status == -signal.SIGKILL and num_oom_kills() > self._num_oom_kills:
-            return "out_of_memory", "the kernel killed it because memory ran out"
         limit = self._memory_bytes
         # Libraries that cannot allocate end the process where an exception has no way out.
         if limit is not None and status != -signal.SIGKILL and self._beat.memory_bytes > NEARLY_FULL * limit:

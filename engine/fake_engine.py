@@ -49,6 +49,10 @@ class FakeEngine:
         """Requests submitted whose completion has not been taken."""
         return self._num_submitted - self._num_taken
 
+    def wait_until_loaded(self, timeout_seconds: float | None = None) -> bool:  # noqa: ARG002
+        """There is nothing to load."""
+        return True
+
     def submit(self, request: Request) -> None:
         """Answer the request; its completion waits to be taken."""
         self._num_submitted += 1

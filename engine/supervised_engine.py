@@ -6,7 +6,7 @@ process dies starts the next one and submits the unfinished requests again, in t
 - Died or hung: restarted; with backoff where it answered nothing since the last start, and `engine.max_restarts` such
   starts in a row are the end (`EngineDied`).
 - Requests that were there at two deaths run without the others, halved at each further death (`suspects`). One that is
-  alone at a death comes back with the error `killed_engine`, but not before the engine has answered another
+  alone at two deaths comes back with the error `killed_engine`, but not before the engine has answered another
   request: an engine that dies of everything proves nothing about any request.
 - Out of memory: restarted with half the batch (`batch_limits`), and held against no request until that is at its floor.
 
@@ -42,6 +42,10 @@ from docmill.engine.types import Completion, EngineInfo, Incident, Request, Requ
 WAIT_SECONDS = 60.0
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
+REFUSALS = (
+    "prompt_too_long",
+    "rejected",
+)  # said before anything is computed: an engine that only dies says them too
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ class _Ticket:
 
 
 class SupervisedEngine:
-    """Construction returns when the model answers. Raises what `EngineProcess.wait_until_loaded` raises.
+    """Construction returns at once; `wait_until_loaded` before the first request.
 
     `start` starts an engine with the settings it is given and returns at once.
     """
@@ -78,15 +82,15 @@ class SupervisedEngine:
         self._settled, self._closed, self._over = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="docmill-supervisor", daemon=True)
         self._thread.start()
-        try:
-            self._settled.wait()
-        except BaseException:  # Ctrl-C while the model loads
-            self.close()
-            raise
+
+    def wait_until_loaded(self, timeout_seconds: float | None = None) -> bool:
+        """Whether the model answers by then. Raises what `EngineProcess.wait_until_loaded` raises."""
+        if not self._settled.wait(timeout_seconds):
+            return False
         if self._info is None:
             self._thread.join()
-            assert self._failure is not None
-            raise self._failure
+            raise self._failure or EngineDied("closed while it was loading", 0)
+        return True
 
     @property
     def info(self) -> EngineInfo:
@@ -250,7 +254,10 @@ class SupervisedEngine:
             ticket.attempts += 1
 
     def _pass_on(self, completions: list[Completion]) -> bool:
-        """Completions to the caller. Returns whether there were any."""
+        """Completions to the caller. Returns whether any of them shows that the engine computes."""
+        computed = any(
+            completion.error is None or completion.error.reason not in REFUSALS for completion in completions
+        )
         with self._lock:
             next_group = False
             for completion in completions:
@@ -259,11 +266,11 @@ class SupervisedEngine:
                 if ticket.attempts > 1:
                     completion = replace(completion, attempts=ticket.attempts)
                 self._outbox.put(completion)
-            if completions:
+            if computed:
                 self._pronounce()
             if next_group:
                 self._send_due()
-        return bool(completions)
+        return computed
 
     def _pronounce(self) -> None:
         for verdict in self._verdicts:
@@ -285,7 +292,7 @@ class SupervisedEngine:
         else:
             halving = self._suspects.group is not None
             culprit = self._suspects.died(present)
-            came_further = halving and len(present) > 1
+            came_further = halving and bool(present) and culprit is None
             if culprit is not None:
                 self._condemn(culprit, death)
                 action = "one request given up, the others sent again"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,6 +18,10 @@ from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
 from docmill.engine.quiet import quiet_libraries
+
+# Some templates (Llama 3.2, gpt-oss) tell the model today's date. Then the same document would be another request
+# after midnight, and nothing of an interrupted night could be used; so every prompt is of this day.
+NEVER_TODAY = date(2026, 1, 1)
 
 
 class ModelTokenizer:
@@ -87,7 +92,8 @@ class ModelTokenizer:
                 ) from error
 
     def _apply_template(self, messages: list[dict[str, str]]) -> str:
+        kwargs = {"strftime_now": NEVER_TODAY.strftime} | self._chat_kwargs
         rendered: Any = self._chat.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
+            messages, tokenize=False, add_generation_prompt=True, **kwargs
         )
         return str(rendered)

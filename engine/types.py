@@ -38,10 +38,13 @@ class Request:
     sampling: Sampling
     labels: tuple[tuple[int, ...], ...] | None = None
 
-    def key(self, model_fingerprint: str) -> str:
-        """Content hash of everything the answer depends on: prompt ids, sampling, labels, model. 32 hex digits."""
+    def key(self, engine: str) -> str:
+        """Content hash of everything the answer depends on: prompt ids, sampling, labels, engine. 32 hex digits.
+
+        `engine` stands for the model's fingerprint and the settings that change what it answers.
+        """
         digest = xxhash.xxh3_128()
-        digest.update(f"{model_fingerprint}|{self.sampling}|{self.labels}|".encode())
+        digest.update(f"{engine}|{self.sampling}|{self.labels}|".encode())
         digest.update(array("i", self.prompt_token_ids).tobytes())
         return digest.hexdigest()
 
@@ -149,4 +152,12 @@ class HostedEngine(Engine, Protocol):
     @property
     def num_steps(self) -> int:
         """Grows while the engine computes; with requests in flight, an engine whose steps stand still is hung."""
+        ...
+
+
+class StartedEngine(Engine, Protocol):
+    """An engine that may still be loading. Only `close` may be called before `wait_until_loaded` has said True."""
+
+    def wait_until_loaded(self, timeout_seconds: float | None = None) -> bool:
+        """Whether the model answers by then. Raises `ModelError`, `EngineConfigError` or `EngineDied`."""
         ...

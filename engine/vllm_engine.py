@@ -177,9 +177,7 @@ class _Owner:
         self.max_model_len = engine.vllm_config.model_config.max_model_len
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
-        table = RequestTable(
-            max_model_len=self.max_model_len, end_token_id=engine.get_tokenizer().eos_token_id
-        )
+        table = RequestTable(max_model_len=self.max_model_len, end_token_ids=_end_token_ids(engine))
         refusals = _refusals()
         self._ready.set()
         try:
@@ -233,6 +231,13 @@ class _Owner:
     def _refuse(self, request: Request, error: Exception) -> None:
         reason = "prompt_too_long" if isinstance(error, PromptTooLong) else "rejected"
         self.outbox.put(Completion(request.id, error=RequestError(reason, str(error.__cause__ or error))))
+
+
+def _end_token_ids(engine: Any) -> list[int]:
+    """What ends a turn: the tokenizer's end of text, and what the model's generation settings add to it."""
+    added = engine.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
+    ids = [engine.get_tokenizer().eos_token_id, *(added if isinstance(added, list) else [added])]
+    return list(dict.fromkeys(token_id for token_id in ids if token_id is not None))
 
 
 def _refusals() -> tuple[type[Exception], ...]:

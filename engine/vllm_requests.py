@@ -6,7 +6,7 @@ with a number behind, so duplicates and retries never collide inside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,8 @@ class _InFlight:
 class RequestTable:
     """The requests in flight. Used by the one thread that owns the engine."""
 
-    def __init__(self, *, max_model_len: int, end_token_id: int):
-        self._max_model_len, self._end_token_id = max_model_len, end_token_id
+    def __init__(self, *, max_model_len: int, end_token_ids: Sequence[int]):
+        self._max_model_len, self._end_token_ids = max_model_len, end_token_ids
         self._in_flight: dict[str, tuple[_InFlight, Question | None]] = {}  # by vLLM's id
         self._tries: dict[tuple[TokenIds, ...], LabelTrie] = {}
         self._num_ids = 0
@@ -103,7 +103,7 @@ class RequestTable:
 
     def _trie(self, labels: tuple[TokenIds, ...]) -> LabelTrie:
         if labels not in self._tries:
-            self._tries[labels] = LabelTrie(labels, end_token_id=self._end_token_id)
+            self._tries[labels] = LabelTrie(labels, end_token_ids=self._end_token_ids)
         return self._tries[labels]
 
 

@@ -109,7 +109,8 @@ def assemble(
 
 def reopen(ledger: Ledger, found: PartsGone) -> None:
     """Make units that are marked as done without their parts open again: those found, and all others like them."""
-    there = {file.uri for file in storage.list_files(ledger.layout.parts_folder(ledger.plan.fingerprint))}
+    files = storage.list_files(ledger.layout.parts_folder(ledger.plan.fingerprint))
+    there = {file.uri for file in files if file.num_bytes}
     marks = ledger.read_done(ledger.view().done)
     incomplete = {mark.unit_id for mark in marks if not there.issuperset(mark.parts.values())}
     ledger.reopen(sorted(incomplete | set(found.unit_ids)))
@@ -148,8 +149,13 @@ def _write_file(uri: str, task: str, marks: list[Done], shard: PlannedShard) -> 
     try:
         for mark in marks:
             try:
-                table = feather.read_table(io.BytesIO(storage.read_bytes(mark.parts[task])), memory_map=False)
-            except StorageNotFound:
+                content = storage.read_bytes(mark.parts[task])
+                table = feather.read_table(io.BytesIO(content), memory_map=False)
+            except (
+                StorageNotFound,
+                pa.ArrowException,
+                OSError,
+            ):  # or a local disk after a power cut has half of it
                 raise PartsGone([mark.unit_id]) from None
             if table.num_rows != mark.figures["rows"]:  # the shard was another one for a while
                 raise PartsGone([mark.unit_id])
@@ -189,9 +195,14 @@ def add_report(total: TaskReport, part: TaskReport) -> None:
 
 def _job_of(uri: str) -> str | None:
     """The job that wrote an answer file; None for a file that is not docmill's."""
-    with storage.open_input(uri) as stream:
-        try:
+    try:
+        with storage.open_input(uri) as stream:
             metadata = pq.read_schema(stream).metadata or {}
-        except (pa.ArrowException, OSError, ValueError):
-            return None
+    except (
+        StorageNotFound,
+        pa.ArrowException,
+        OSError,
+        ValueError,
+    ):  # gone: another run has finished just now
+        return None
     return metadata.get(JOB_KEY, b"").decode() or None

@@ -45,7 +45,7 @@ class Brake:
         usd = 0.0
         for beat in self._beats:
             engine = beat.figures.get("engine")
-            price = self._job.prices.of(engine["device"]) if engine else None
+            price = self._job.usd_per_hour(engine["device"]) if engine else None
             if price is not None:
                 usd += beat.seconds / 3600 * price
         if usd < limit:

@@ -90,7 +90,8 @@ class Claims:
                 return held
             own = self._own_ids()  # before the view, or one that is finished meanwhile would look abandoned
             view = self.ledger.view()
-            if self._committed():  # asked after the listing: a run that has ended has removed its ledger
+            # Asked after the listing: a run that has ended has removed its ledger.
+            if self._over or self._committed():
                 return None
             units, claimed = self._look_around(view, own)
             if not self._free:
@@ -126,7 +127,9 @@ class Claims:
     def all_done(self) -> bool:
         """Whether every unit of the plan is done, or another run has written the manifest meanwhile."""
         view = self.ledger.view()
-        return self._committed() or all(unit.id in view.done for unit in self.ledger.units(view))
+        return (
+            self._over or self._committed() or all(unit.id in view.done for unit in self.ledger.units(view))
+        )
 
     def finishing(self, unit_id: str) -> None:
         """The unit is about to be marked as done by this worker."""

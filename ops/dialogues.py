@@ -90,13 +90,25 @@ class Finished(Generic[Key]):
 
 
 class Dialogues(Generic[Key]):
-    """Start documents, pump, and collect finished answers. Owned by one thread."""
+    """Start documents, pump, and collect finished answers. Owned by one thread.
 
-    def __init__(self, engine: Engine, prompts: Prompts, tasks: Mapping[str, Task], *, max_in_flight: int):
+    `settings` (`Job.engine_settings`) are in every request's key, since another dtype gives another answer.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        tasks: Mapping[str, Task],
+        *,
+        max_in_flight: int,
+        settings: str = "",
+    ):
         self.usage = Usage()  # of the engine: replayed completions are not in it
         self.num_answered = 0  # requests, by the engine
         self._engine, self._prompts, self._tasks = engine, prompts, tasks
         self._max_in_flight = max_in_flight
+        self._engine_key = f"{engine.info.model_fingerprint}|{settings}"
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
         self._in_flight: dict[str, _InFlight[Key]] = {}
         self._finished: list[Finished[Key]] = []
@@ -144,7 +156,7 @@ class Dialogues(Generic[Key]):
             running, position, ask = self._ready.popleft()
             prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
             request = Request(next(self._ids), prompt, ask.sampling, ask.labels)
-            key = request.key(self._engine.info.model_fingerprint)
+            key = request.key(self._engine_key)
             running.request_keys.append(key)
             asked = _InFlight(running, position, request, key)
             known = running.book.find(key) if running.book else None

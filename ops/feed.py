@@ -16,7 +16,7 @@ from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
-from docmill.data.errors import ShardError, StorageError
+from docmill.data.errors import SHARD_ERRORS
 from docmill.data.records import Document, Shard, Status
 from docmill.data.shards import DocumentBatch, ShardReader
 from docmill.engine.tokenizer import ModelTokenizer
@@ -116,10 +116,7 @@ def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> It
                 ):  # the rest is another worker's by now
                     break
                 yield cutter.ready(held, batch)
-    except (ShardError, StorageError) as error:
-        # A store that is down is not this shard's fault: the run ends, to be run again.
-        if error.retryable:
-            raise
+    except SHARD_ERRORS as error:
         yield UnitFailed(held, error)
     else:
         yield UnitEnded(held)

@@ -82,7 +82,7 @@ def make_report(
             assembled.reports,
             documents=assembled.num_documents,
             engine_seconds=wall * num_engines + other_seconds,
-            usd_per_hour=job.prices.of(info.device),
+            usd_per_hour=job.usd_per_hour(info.device),
         ),
         peak_memory_mib=reports.peak_memory_mib(),
         machine=reports.this_machine(info.device),

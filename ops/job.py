@@ -23,6 +23,8 @@ from docmill.ops.tasks import AnyTask
 RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
+Text = Annotated[str, Field(min_length=1)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,11 +51,11 @@ class DistributionsCorpus(_Part):
 class Source(_Part):
     """Where the documents are and which columns hold them."""
 
-    uri: str
-    id_column: str = "doc_id"
-    text_column: str = "text"
+    uri: Text
+    id_column: Text = "doc_id"
+    text_column: Text = "text"
     carry: list[str] = Field(default_factory=list)  # columns copied to every output row
-    partition_key: str | None = (
+    partition_key: Text | None = (
         "dt"  # folders `dt=2026-11-20` hold a day each; null: the whole source is one partition
     )
     start_date: date | None = None  # first day that Dagster offers; needed with a partition_key
@@ -63,7 +65,7 @@ class Source(_Part):
 class Output(_Part):
     """Where the answers go: `{uri}/{task}/dt=.../{shard}`."""
 
-    uri: str
+    uri: Text
 
 
 class Chunking(_Part):
@@ -95,7 +97,10 @@ class Budget(_Part):
 
 
 class Prices(_Part):
-    """What a device costs. The longest name that the engine's device starts with counts; none: cost is unknown."""
+    """What one device costs; an engine on four GPUs costs four times as much.
+
+    The longest name that the engine's device starts with counts; none: cost is unknown.
+    """
 
     usd_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
@@ -158,15 +163,26 @@ class Job(_Part):
             raise ValueError("budget.max_usd needs prices.usd_per_hour: without a price nothing has a cost")
         return self
 
+    @property
+    def engine_settings(self) -> str:
+        """Those of the engine's settings that change what it answers."""
+        return self.engine.model_dump_json(include={"kind", "dtype", "max_model_len", "seed", "extra"})
+
+    def usd_per_hour(self, device: str) -> float | None:
+        """US dollars an hour of one engine on this device: of all the GPUs that it takes, or its share of one."""
+        price = self.prices.of(device)
+        if price is None or device == "cpu":
+            return price
+        return price * (self.pool.gpus_per_worker or self.engine.tensor_parallel_size)
+
     def settings_hash(self, task_name: str) -> str:
         """16 hex digits that change when something other than the documents changes what a task answers.
 
         Not the other tasks, although without `chunking.max_tokens` the tightest of them decides the chunks' size.
         """
         task = self.tasks[task_name].model_dump_json(exclude={"description"})
-        engine = self.engine.model_dump_json(include={"kind", "dtype", "max_model_len", "seed", "extra"})
         shared = (self.model, self.prepare, self.chunking)
-        parts = [task, engine, self.system_prompt, self.source.text_column]
+        parts = [task, self.engine_settings, self.system_prompt, self.source.text_column]
         parts += [part.model_dump_json() for part in shared]
         return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 

@@ -141,7 +141,8 @@ def run_partition(
 
 def _was_finished(ledger: Ledger, finished: str) -> bool:
     """Whether a run by this ledger wrote the manifest, and died before it had cleaned up."""
-    return ledger.begin(finished).finished != finished != ""
+    origin = ledger.begin(finished)
+    return origin.plan == ledger.plan.id and origin.finished != finished != ""
 
 
 def _end(ledger: Ledger, job: Job) -> Report:

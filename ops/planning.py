@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import xxhash
 
-from docmill.data.errors import ShardError, StorageError
+from docmill.data.errors import SHARD_ERRORS
 from docmill.data.plan import Plan, PlannedShard, Unit
 from docmill.data.records import Partition, Shard
 from docmill.data.shards import ShardReader
@@ -103,10 +103,7 @@ def _scan(job: Job, shard: Shard) -> _Scanned:
                     id_hashes.extend(
                         0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode()) for doc_id in ids
                     )
-    except (ShardError, StorageError) as error:
-        # A store that is down is not this shard's fault: the run ends, to be run again.
-        if error.retryable:
-            raise
+    except SHARD_ERRORS as error:
         log.warning("shard failed: %s", error)
         return _Scanned(array("q"), array("Q") if wants_ids else None, str(error))
     return _Scanned(lengths, id_hashes if wants_ids else None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Progress:
     """A snapshot of a run, taken about once a second."""
 
-    stage: str  # "loading model", "running", "writing"
+    stage: str  # "planning", "loading model", "running", "asking again" (a replay), "writing"
     num_documents_done: int
     num_documents_total: int | None  # None until every shard has been opened
     num_output_tokens: int

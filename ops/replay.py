@@ -6,10 +6,10 @@ last the dead letters, so that a replay that dies on the way is simply replayed.
 
 from __future__ import annotations
 
+import io
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,10 +22,10 @@ from docmill.data.dead_letters import DeadLetter, change_dead_letters, read_dead
 from docmill.data.layout import Layout, source_folder
 from docmill.data.manifest import Manifest, TaskManifest, read_manifest
 from docmill.data.records import Answer, Document, Partition, Shard, Status
-from docmill.data.shards import ShardReader, ShardWriter
-from docmill.engine.open_engine import close_when_open, open_engine_soon
+from docmill.data.shards import ROWS_PER_GROUP, ShardReader
+from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Engine
+from docmill.engine.types import Engine, StartedEngine
 from docmill.ops.dialogues import Dialogues, Finished
 from docmill.ops.errors import NothingToReplay
 from docmill.ops.feed import DocumentCutter
@@ -35,6 +35,7 @@ from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
 from docmill.ops.report import Counts, Report, TaskReport
 from docmill.ops.stages import Stages
+from docmill.ops.tasks.task import Task
 from docmill.ops.unit_answers import answer_rows, count_answers, dead_letter
 from docmill.ops.worker import POLL_SECONDS, max_chunk_tokens
 
@@ -79,14 +80,13 @@ def replay(
         raise NothingToReplay(f"the partition has no dead letters{of_reason}")
     with ExitStack() as stack:
         on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
-        opening: Future[Engine] | None = None
+        started: StartedEngine | None = None
         if engine is None:
-            opening = open_engine_soon(job.model, job.engine)
-            stack.callback(close_when_open, opening)
-        tokenizer = tokenizer or ModelTokenizer(job.model)
-        if opening is not None:
-            engine = opening.result()
-        assert engine is not None
+            engine = started = start_engine(job.model, job.engine)
+            stack.callback(started.close)
+        tokenizer = tokenizer or ModelTokenizer(job.model)  # meanwhile: it takes seconds too
+        if started is not None:
+            started.wait_until_loaded()
         finished = _ask(job, partition, chosen, manifest, engine, tokenizer, on_progress)
     if _files(read_manifest(layout.manifest)) != _files(manifest):
         raise NothingToReplay("the partition was run again meanwhile; replay what it has left")
@@ -98,14 +98,29 @@ def replay(
             still[_place(letter)] = dead_letter(
                 letter.task, letter.shard, letter.row, letter.doc_id, again.answer, again.failed
             )
+        elif again.answer.status is Status.FAILED:  # before a request was made
+            still[_place(letter)] = letter
     num_repaired = len(chosen) - len(still)
     report.dead_letters = len(letters) - num_repaired
     storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    asked = {_place(letter) for letter in chosen}
-    change_dead_letters(
-        layout.dead_letters,
-        lambda before: [letter for letter in before if _place(letter) not in asked] + list(still.values()),
-    )
+    # By when they failed: if a row has failed again since, that is another replay's news.
+    asked = {(_place(letter), letter.failed_at) for letter in chosen}
+    num_left = 0
+
+    def change(before: list[DeadLetter]) -> list[DeadLetter]:
+        nonlocal num_left
+        kept = [
+            letter
+            for letter in before
+            if (_place(letter), letter.failed_at) not in asked and _place(letter) not in still
+        ]
+        num_left = len(kept) + len(still)
+        return [*kept, *still.values()]
+
+    change_dead_letters(layout.dead_letters, change)
+    if num_left != report.dead_letters:  # another replay has ended meanwhile
+        report.dead_letters = num_left
+        storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
     return Replayed(len(chosen), num_repaired, report.dead_letters)
 
 
@@ -130,7 +145,9 @@ def _ask(
     prompts = Prompts(tokenizer, job.system_prompt)
     cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, engine.info), Stages())
     max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
-    dialogues: Dialogues[Row] = Dialogues(engine, prompts, job.tasks, max_in_flight=max_in_flight)
+    dialogues: Dialogues[Row] = Dialogues(
+        engine, prompts, job.tasks, max_in_flight=max_in_flight, settings=job.engine_settings
+    )
     wanted: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for letter in letters:
         wanted[letter.shard][letter.row].add(letter.task)
@@ -199,30 +216,38 @@ def _mend(
     for (shard, row, task), again in finished.items():
         by_file[task, shard][row] = again.answer
     for (task, shard), answers in by_file.items():
-        uri = layout.answers(task, shard)
-        with storage.open_input(uri) as stream:
-            table = pq.read_table(stream)
-        before = table.take(pa.array(sorted(answers)))
-        num_carried = table.schema.get_field_index("status")
-        (carried,) = before.select(range(num_carried)).combine_chunks().to_batches()
-        in_order = [answers[row] for row in sorted(answers)]
-        after = answer_rows(carried, in_order, job.tasks[task], table.schema, model)
-        _write(uri, table, dict(zip(sorted(answers), range(len(answers)), strict=True)), after)
+        _mend_file(layout.answers(task, shard), answers, job.tasks[task], model)
         if task in report.tasks:
+            in_order = [answers[row] for row in sorted(answers)]
             count_answers(report.tasks[task], in_order)  # what the failures had cost stays in
     for name in {task for task, _ in by_file} & set(report.tasks):
         _recount(report.tasks[name], layout, manifest.tasks[name], name)
     return report
 
 
-def _write(uri: str, table: pa.Table, offsets: Mapping[int, int], after: pa.RecordBatch) -> None:
-    """The table with some rows replaced: `offsets` says which row of `after` stands for which of the table."""
-    both = pa.concat_tables([table, pa.Table.from_batches([after])])
-    order = [table.num_rows + offsets[row] if row in offsets else row for row in range(table.num_rows)]
-    with ShardWriter(uri, table.schema) as writer:
-        for batch in both.take(pa.array(order)).combine_chunks().to_batches():
-            writer.write(batch)
-        writer.commit()
+def _mend_file(uri: str, answers: Mapping[int, Answer], task: Task, model: str) -> None:
+    """Put answers into the rows of a file that have none. Others may write it meanwhile: nothing of theirs is lost."""
+    while True:
+        content, version = storage.read_versioned(uri)
+        table = pq.read_table(io.BytesIO(content))
+        statuses = table.column("status").to_pylist()
+        rows = [row for row in sorted(answers) if row < len(statuses) and statuses[row] == Status.FAILED]
+        if not rows:
+            return
+        num_carried = table.schema.get_field_index("status")
+        (carried,) = table.take(pa.array(rows)).select(range(num_carried)).combine_chunks().to_batches()
+        after = answer_rows(carried, [answers[row] for row in rows], task, table.schema, model)
+        offsets = {row: len(statuses) + offset for offset, row in enumerate(rows)}
+        order = pa.array([offsets.get(row, row) for row in range(len(statuses))])
+        sink = io.BytesIO()
+        pq.write_table(
+            pa.concat_tables([table, pa.Table.from_batches([after])]).take(order),
+            sink,
+            compression="zstd",
+            row_group_size=ROWS_PER_GROUP,
+        )
+        if storage.replace_bytes(uri, sink.getvalue(), version=version):
+            return
 
 
 def _recount(report: TaskReport, layout: Layout, files: TaskManifest, task: str) -> None:

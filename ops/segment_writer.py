@@ -91,9 +91,14 @@ class SegmentWriter:
         self._num_pending -= len(self._pending.pop(unit_id, []))
 
     def write_if_due(self) -> None:
-        """Start writing where enough is pending or it is time. Raises what an earlier write raised."""
+        """Start writing where enough is pending or it is time. Raises what an earlier write raised.
+
+        Not while earlier writes wait for the store: what comes meanwhile goes into fewer, larger segments.
+        """
         waited = time.monotonic() - self._flushed_at
-        if self._num_pending >= self._num_answers or (self._num_pending and waited >= self._seconds):
+        if self._jobs and not self._jobs[-1].done():
+            pass
+        elif self._num_pending >= self._num_answers or (self._num_pending and waited >= self._seconds):
             self._start_writing()
         self.check()
 

@@ -10,12 +10,10 @@ It may be killed at any time: what it had finished is in the segments, and its u
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 import uuid
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -25,10 +23,10 @@ from docmill.data.ledger import Beat, Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
 from docmill.data.records import Partition, Shard
-from docmill.engine.open_engine import close_when_open, open_engine_soon
+from docmill.engine.open_engine import start_engine
 from docmill.engine.pool.types import WorkerContext
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Engine, EngineInfo
+from docmill.engine.types import Engine, EngineInfo, StartedEngine
 from docmill.ops.claims import Claims
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.errors import JobError
@@ -47,6 +45,9 @@ NUM_BATCHES_AHEAD = 4
 POLL_SECONDS = 0.1
 WRITING_POLL_SECONDS = 0.02  # at the end, while only the writer has something to do
 PROGRESS_SECONDS = 0.5
+MAX_WRITES_WAITING = (
+    32  # for a store slower than the engine: then no new documents, or memory would fill with answers
+)
 DRAIN_SECONDS = 10.0  # that requests in the engine may take to end when the worker is asked to stop
 
 
@@ -120,15 +121,15 @@ class _Worker:
         with ExitStack() as stack:
             self._show("loading model", now=True)
             with self.stages.measure("model_load"):
-                opening: Future[Engine] | None = None
+                started: StartedEngine | None = None
                 if self.engine is None:
-                    opening = open_engine_soon(job.model, job.engine)
-                    stack.callback(close_when_open, opening)
-                tokenizer = self.tokenizer or ModelTokenizer(job.model)
-                if opening is not None:
-                    self.engine = self._wait_for(opening)
-                    if self.engine is None:
+                    started = start_engine(job.model, job.engine)
+                    stack.callback(started.close)
+                tokenizer = self.tokenizer or ModelTokenizer(job.model)  # meanwhile: it takes seconds too
+                if started is not None:
+                    if not self._wait_for(started):
                         return WorkerResult(self.name, stopped=True)
+                    self.engine = started
             assert self.engine is not None
             engine = self.engine
             self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
@@ -156,7 +157,9 @@ class _Worker:
                 self.ledger, claims, writer, self.tasks, job=job.name, model=engine.info.model
             )
             max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
-            self.dialogues = Dialogues(engine, prompts, self.tasks, max_in_flight=max_in_flight)
+            self.dialogues = Dialogues(
+                engine, prompts, self.tasks, max_in_flight=max_in_flight, settings=job.engine_settings
+            )
             events = read_units(
                 job,
                 claims,
@@ -180,13 +183,13 @@ class _Worker:
                  job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
         return WorkerResult(self.name, stopped, self.answers.num_rows_written, self._figures_now())
 
-    def _wait_for(self, opening: Future[Engine]) -> Engine | None:
-        """The engine; None where the worker is asked to stop meanwhile: a large model takes minutes to load."""
+    def _wait_for(self, started: StartedEngine) -> bool:
+        """Whether it has loaded; False where the worker is asked to stop meanwhile: a large model takes minutes."""
         while not self.context.stopping:
             self.context.poll()
-            with contextlib.suppress(TimeoutError):
-                return opening.result(POLL_SECONDS)
-        return None
+            if started.wait_until_loaded(POLL_SECONDS):
+                return True
+        return False
 
     def _committed(self) -> bool:
         order = self.order
@@ -209,7 +212,12 @@ class _Worker:
                 return True
             if claims.error is not None:
                 raise claims.error
-            while not feed.exhausted and dialogues.wants_more and answers.has_room:
+            while (
+                not feed.exhausted
+                and dialogues.wants_more
+                and answers.has_room
+                and writer.num_waiting < MAX_WRITES_WAITING
+            ):
                 event = feed.take(POLL_SECONDS if not len(dialogues) else 0.0)
                 if event is None:
                     break

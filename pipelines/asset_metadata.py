@@ -114,7 +114,11 @@ def _place(uri: str) -> MetadataValue[Any]:
 
 
 def _schema(job: Job, partition: Partition, task: str) -> Metadata:
-    schema = read_answer_schema(job, partition, task)
+    """The columns. A finished run that fails for want of them would be retried, and paid for once more."""
+    try:
+        schema = read_answer_schema(job, partition, task)
+    except DataError:
+        return {}
     if schema is None:
         return {}
     columns = [

@@ -10,6 +10,7 @@ A run that was killed, terminated or retried goes on where it was: what is finis
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -162,14 +163,14 @@ def answer_assets(job: Job) -> AssetsDefinition:
     def answers(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any] | AssetObservation]:
         partition = _partition(job, context)
         chosen = [name for name, key in tasks.items() if key in context.selected_asset_keys]
-        with as_failures():
+        with as_failures(), _no_retry_when_interrupted():
             figures = _run(context, job, partition, chosen) if chosen else _last_report(job, partition)
             metadata = {
                 tasks[name]: asset_metadata.task_metadata(job, partition, figures, name) for name in chosen
             }
             if report in context.selected_asset_keys:
                 metadata[report] = asset_metadata.report_metadata(job, partition, figures)
-        if chosen and figures.failed_shards:
+        if figures.failed_shards:
             yield from _observations(context, metadata)
             raise _shards_failed(figures)
         for key, values in metadata.items():
@@ -184,13 +185,16 @@ def _partition(job: Job, context: AssetExecutionContext) -> Partition:
 
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
     ensure_source(job)
+    with StopSignals(EventLogProgress(context.log)) as signals:
+        return run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)
+
+
+@contextmanager
+def _no_retry_when_interrupted() -> Iterator[None]:
+    """Dagster would follow the retry policy, and a run that somebody terminated would start again by itself."""
     try:
-        with StopSignals(EventLogProgress(context.log)) as signals:
-            return run_partition(
-                job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
-            )
+        yield
     except DagsterExecutionInterruptedError:
-        # Dagster would follow the retry policy, and a run that somebody terminated would start again by itself.
         raise Failure(f"interrupted. {RESUME}", allow_retries=False) from None
 
 

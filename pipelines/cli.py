@@ -65,7 +65,8 @@ def run(
     """Answer a job's tasks about every document of one partition.
 
     A run that was ended goes on where it was; running a finished one again replaces its files. Ctrl-C or SIGTERM: what
-    is under way is finished and kept; a second Ctrl-C ends it at once, and loses what no file holds yet.
+    is done is written, and what the engine does not end within 10 s is asked again by the next run; a second Ctrl-C
+    ends it at once, and loses what no file holds yet.
     """
     configure_logs(verbose)
     with errors_reported(as_json=as_json, debug=debug, of_run=True):
@@ -167,7 +168,9 @@ def doctor(
 
 @app.command()
 def ui(
-    port: Annotated[int | None, typer.Option(help="Default: 3000, or the next free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 3000, or the next free one.")
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets others in, without a password.")] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:

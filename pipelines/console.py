@@ -34,10 +34,10 @@ def stderr_console() -> Console:
     return _console(stderr=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, indent: int | None = 1) -> None:
     """One JSON document on stdout. Ends the command, as done, where nobody reads it."""
     try:
-        print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+        print(json.dumps(value, indent=indent, ensure_ascii=False, default=str), flush=True)
     except BrokenPipeError:  # caught here alone: one that a run raises is an error
         from docmill.pipelines.pipe_console import write_nowhere
 

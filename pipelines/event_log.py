@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dagster import DagsterLogManager, Failure, MetadataValue
 
 from docmill.ops.progress import Progress
-from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.exit_codes import error_message, is_expected
 from docmill.pipelines.logs import places
 from docmill.pipelines.progress_lines import progress_line
 
@@ -44,8 +44,11 @@ def as_failures() -> Iterator[None]:
     except Failure:
         raise
     except Exception as error:  # noqa: BLE001 - it is raised again, as a failure
+        kind = type(error).__name__
         raise Failure(
-            error_message(error),
-            metadata={"error": type(error).__name__, "places": MetadataValue.text(places(error))},
+            error_message(error)
+            if is_expected(error)
+            else f"unexpected {kind}; where is in the metadata, and `docmill run --debug` shows the rest",
+            metadata={"error": kind, "places": MetadataValue.text(places(error))},
             allow_retries=bool(getattr(error, "retryable", False)),
         ) from None

@@ -27,9 +27,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 unexpected error or failed check; 2 wrong usage, or a job that cannot run as written; "
-    "3 done, but some shards could not be used, or some requests failed again; 4 storage unreachable or denied (worth "
-    "a retry); 5 the engine died or no worker is left (worth a retry); 6 the job's budget is spent; 130 interrupted. "
-    "After 4, 5, 6 and 130 the same `docmill run` does only the rest."
+    "3 done, but some shards could not be used, or some requests failed again; 4 storage unreachable (worth a retry) "
+    "or denied; 5 the engine died or no worker is left (worth a retry); 6 the job's budget is spent; 130 interrupted. "
+    "After 4, 5 and 130 the same `docmill run` does only the rest; after 6 too, with a higher limit."
 )
 
 RESUME = "What is finished is kept: run it again, and it does the rest"
@@ -61,6 +61,11 @@ def can_resume(error: BaseException) -> bool:
     return isinstance(error, (KeyboardInterrupt, Stopped)) or bool(getattr(error, "retryable", False))
 
 
+def is_expected(error: BaseException) -> bool:
+    """Whether docmill knows what it is: its message is written for people, and quotes no document."""
+    return isinstance(error, (DataError, OpsError, EngineError, KeyboardInterrupt))
+
+
 def error_message(error: BaseException, *, of_run: bool = False) -> str:
     """What happened and what to do, for a person; without secrets. `of_run`: it ended a run over a partition."""
     if of_run and can_resume(error) and not isinstance(error, (Stopped, PoolLost)):  # those say it themselves
@@ -73,7 +78,7 @@ def error_message(error: BaseException, *, of_run: bool = False) -> str:
     if isinstance(error, JobError):
         lines = [f"job {error.job} cannot run as written:", *(f"  {problem}" for problem in error.problems)]
         return without_secrets("\n".join(lines))
-    if isinstance(error, (DataError, OpsError, EngineError)):
+    if is_expected(error):
         return without_secrets(str(error))
     return without_secrets(
         f"unexpected {type(error).__name__}: {error}. Run again with --debug for the place"

@@ -63,6 +63,10 @@ def load_all_jobs() -> dict[JobFile, Job | JobError]:
             loaded[file] = job
         except JobError as error:
             loaded[file] = error
+        except Exception as error:  # noqa: BLE001 - not even a bug in reading it may take the other jobs down
+            loaded[file] = JobError(
+                str(file), [f"cannot be read: {type(error).__name__}: {error}; please report it"]
+            )
     return loaded
 
 
@@ -72,7 +76,7 @@ def list_job_files() -> list[JobFile]:
     for folder in _user_folders():
         if not folder.is_dir():
             files.setdefault(folder.name, JobFile(folder.absolute(), folder.absolute()))
-        for path in sorted(folder.glob("*.yaml")):
+        for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
             files.setdefault(path.stem, JobFile(path.absolute(), folder.absolute()))
     for path in BUNDLED_FOLDER.glob("*.yaml"):
         files.setdefault(path.stem, JobFile(path, Path.cwd()))
@@ -82,7 +86,7 @@ def list_job_files() -> list[JobFile]:
 def find_job_file(job: str) -> JobFile:
     """The file that a path or a name means."""
     if job.endswith((".yaml", ".yml")) or "/" in job:
-        path = Path(job).expanduser()
+        path = _expanded(job)
         if not path.is_file():
             raise JobError(job, ["there is no such file"])
         return JobFile(path.absolute(), path.absolute().parent)
@@ -127,10 +131,16 @@ def read_job(file: JobFile) -> Job:
     return job
 
 
+def _expanded(path: str) -> Path:
+    """With `~` put in. That of a user who is not there stays as it is, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _user_folders() -> list[Path]:
-    return [
-        Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part
-    ]
+    return [_expanded(part) for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
 
 
 def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -142,5 +152,5 @@ def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
             continue
         is_path = path.startswith((".", "~")) if part == "model" else path and "://" not in path
         if is_path:
-            absolute[part] = inner | {key: os.path.normpath(base / Path(path).expanduser())}
+            absolute[part] = inner | {key: os.path.normpath(base / _expanded(path))}
     return absolute

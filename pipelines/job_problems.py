@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import types
 import typing
 from collections.abc import Iterable
@@ -17,6 +18,10 @@ from docmill.ops.job import DemoCorpus, DistributionsCorpus, Job
 from docmill.pipelines.job_text import place
 
 _LONGEST_VALUE = 60
+# Dagster refuses them as names of its jobs, and one refused job takes the whole code location down.
+_DAGSTER_WORDS = frozenset(
+    "context conf config meta arg_dict dict input_arg_dict output_arg_dict int str float bool input output type".split()
+) | frozenset(keyword.kwlist)
 
 
 def did_you_mean(name: object, allowed: Iterable[str]) -> str:
@@ -34,6 +39,8 @@ def describe_invalid(error: ValidationError, from_environment: set[str]) -> list
 def combination_problems(job: Job) -> list[str]:
     """What only shows when settings are seen together, and the job's own model cannot know."""
     source, problems = job.source, []
+    if job.name in _DAGSTER_WORDS:
+        problems.append(f"name: {job.name!r} is a word of Python's or Dagster's own; choose another")
     if isinstance(source.generate, DemoCorpus) and source.partition_key != "dt":
         problems.append("source.partition_key: the demo corpus lies in folders `dt=...`; leave the key out")
     if isinstance(source.generate, DistributionsCorpus) and source.partition_key is not None:
@@ -76,6 +83,8 @@ def _describe(details: ErrorDetails, from_environment: set[str]) -> str:
         return (
             f"{where}: expected text{value}; put it in quotes (YAML reads yes, no, numbers and dates as such)"
         )
+    if kind == "string_too_short" and not details["input"]:
+        return f"{where}: is empty"
     message = details["msg"].removeprefix("Input should be ")
     return f"{where}: expected {message}{value}"
 

@@ -98,7 +98,9 @@ def _troubles(report: Report, replay: str) -> list[str]:
             lines.append(f"no answer  {name}: {reasons}")
         if task.truncated_answers:
             lines.append(f"cut off    {name}: {task.truncated_answers:,} answers at their token limit")
-    lines += [f"bad shard  {clip(shard.error, max_chars=400)}" for shard in report.failed_shards]
+    lines += [
+        f"bad shard  {clip(without_secrets(shard.error), max_chars=400)}" for shard in report.failed_shards
+    ]
     if report.dead_letters:
         lines.append(
             f"dead       {report.dead_letters:,} requests failed for good; `{replay}` asks them again"

@@ -44,13 +44,15 @@ def demo_command(*, as_json: bool) -> None:
     job = load_job("demo")
     ensure_source(job)
     generate = job.source.generate
-    day = str(generate.days[-1]) if isinstance(generate, DemoCorpus) else list_partitions(job)[-1]
+    days = generate.days if isinstance(generate, DemoCorpus) else list_partitions(job)
+    day = str(days[-1]) if days else None
     if as_json:
         run_command("demo", partition_value=day, tasks=None, as_json=True)
         return
     partition, console = choose_partition(job, day), stdout_console()
     console.print(
-        f"docmill demo: {', '.join(job.tasks)} of the documents of {day} in {job.source.uri}", soft_wrap=True
+        f"docmill demo: {', '.join(job.tasks)} of the documents of {partition} in {job.source.uri}",
+        soft_wrap=True,
     )
     report = run(job, partition, None)
     show_answers(console, job, partition, limit=DEMO_ROWS_SHOWN)
@@ -71,7 +73,7 @@ def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
 
     def on_stop() -> None:
         console.print(
-            f"stopping: what is under way is finished and kept, at most {STOP_SECONDS:.0f} s; Ctrl-C ends it at once"
+            f"stopping: what is done is written and kept, at most {STOP_SECONDS:.0f} s; Ctrl-C ends it at once"
         )
 
     with (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ def status_command(job_name: str, *, partition_value: str | None, watch: bool, a
     try:
         for status in _looks(reader):
             if as_json:
-                print(json.dumps(status.model_dump(mode="json"), ensure_ascii=False), flush=True)
+                print_json(status.model_dump(mode="json"), indent=None)
             else:
                 _print_again(stdout_console(), status)
     except KeyboardInterrupt:

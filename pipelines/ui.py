@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -102,8 +103,10 @@ def _is_free(port: int, host: str) -> bool:
         )  # a port just given up is free, as for the server
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise WrongUsage(f"cannot listen on {host}, port {port}: {error.strerror}") from error
     return True
 
 

@@ -26,7 +26,7 @@ import polars as pl
 
 from docmill.data.demo import LABELS
 from docmill.data.demo.days import write_demo_days
-from docmill.engine.open_engine import open_engine
+from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
@@ -64,8 +64,9 @@ def job_in(folder: Path, output: str) -> Job:
 def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, Any]:
     """One run with an engine of its own."""
     partition = job.partition(str(DAY))
-    engine = open_engine(job.model, job.engine)
+    engine = start_engine(job.model, job.engine)
     try:
+        engine.wait_until_loaded()
         started, computed = time.perf_counter(), time.process_time()
         if ledger:
             report = run_partition(job, partition, engine=engine, tokenizer=tokenizer)
@@ -73,8 +74,8 @@ def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, A
         else:
             prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
         seconds, driver_cpu_seconds = time.perf_counter() - started, time.process_time() - computed
-    finally:
         info = engine.info
+    finally:
         engine.close()
     return {
         "ledger": ledger,

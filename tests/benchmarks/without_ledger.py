@@ -43,7 +43,11 @@ def run_without_ledger(
     prompts = Prompts(tokenizer, job.system_prompt)
     cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, engine.info), Stages())
     dialogues: Dialogues[tuple[_Batch, int]] = Dialogues(
-        engine, prompts, job.tasks, max_in_flight=job.engine.max_in_flight or 4 * engine.info.max_num_seqs
+        engine,
+        prompts,
+        job.tasks,
+        max_in_flight=job.engine.max_in_flight or 4 * engine.info.max_num_seqs,
+        settings=job.engine_settings,
     )
     schemas: dict[str, dict[str, object]] = {}
     batches: list[_Batch] = []

@@ -1,4 +1,4 @@
-"""Where everything lies is a public contract: see design.md, "On storage"."""
+"""Where everything lies is a public contract: readers glob it, and older runs are found by it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from docmill.data.records import Usage
 from docmill.engine.config import EngineConfig
 from docmill.engine.errors import EngineConfigError, ModelError
-from docmill.engine.types import Completion, EngineInfo, Incident, Request, Sampling
+from docmill.engine.types import Completion, EngineInfo, Incident, Request, RequestError, Sampling
 
 POISON = 666_000  # crashes the process as a bad kernel would
 RAISES = 666_001  # an exception in the engine
@@ -25,6 +25,7 @@ HANGS = 666_002  # the engine's thread never comes back
 EXITS = 666_003  # a library calls exit()
 WANTS_MEMORY = 666_004  # is answered only in batches of at most SMALL
 SMALL = 8
+REFUSED = 666_006  # by `RefusesFirst`
 TOO_LARGE = 666_005  # fits into no batch of `NeedsMemory`
 
 
@@ -119,6 +120,16 @@ class StepEngine:
         if self._log:
             with Path(self._log).open("a") as stream:
                 stream.write(json.dumps([time.time(), os.getpid(), what]) + "\n")
+
+
+class RefusesFirst(StepEngine):
+    """Refuses some requests before anything is computed, as vLLM does with a schema that it cannot use."""
+
+    def submit(self, asked: Request) -> None:
+        if REFUSED in asked.prompt_token_ids:
+            self._outbox.put(Completion(asked.id, error=RequestError("rejected", "no such schema")))
+        else:
+            super().submit(asked)
 
 
 class NeedsMemory(StepEngine):

@@ -41,7 +41,7 @@ def test_exactly_the_poison_is_blamed_in_few_deaths(case: tuple[int, set[int]]) 
     num_requests, poison = case
     blamed, num_deaths = search(num_requests, poison)
     assert blamed == {str(number) for number in poison}
-    assert num_deaths <= len(poison) * (3 + math.ceil(math.log2(num_requests + 1)))
+    assert num_deaths <= len(poison) * (4 + math.ceil(math.log2(num_requests + 1)))
 
 
 def test_one_death_makes_no_suspect() -> None:
@@ -59,6 +59,18 @@ def test_who_came_later_waits_until_the_suspects_are_cleared() -> None:
     assert suspects.group == ["c"]
     assert suspects.finished("c")
     assert suspects.group is None
+
+
+def test_whoever_is_alone_when_somebody_kills_the_engine_gets_another_chance() -> None:
+    suspects = Suspects()
+    suspects.died(["a", "b"])
+    suspects.died(["a", "b"])
+    assert suspects.group == ["a"]
+    assert suspects.died(["a"]) is None
+    assert suspects.group == ["b"], "the others first"
+    suspects.finished("b")
+    assert suspects.group == ["a"]
+    assert suspects.died(["a"]) == "a"
 
 
 def test_a_death_before_anything_ran_changes_nothing() -> None:

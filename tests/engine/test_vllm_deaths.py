@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from docmill.engine.config import EngineConfig, ModelConfig
-from docmill.engine.open_engine import open_engine
+from docmill.engine.open_engine import start_engine
 from docmill.engine.supervised_engine import SupervisedEngine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Completion, Engine, Request, Sampling
@@ -34,7 +34,8 @@ def engine() -> Iterator[SupervisedEngine]:
     config = EngineConfig(
         hang_seconds=10, extra={"logits_processors": ["poison_processor:KillsAtToken"]}
     )  # longer than a step takes on a busy machine
-    engine = open_engine(ModelConfig(), config)
+    engine = start_engine(ModelConfig(), config)
+    engine.wait_until_loaded()
     assert isinstance(engine, SupervisedEngine)
     yield engine
     engine.close()
@@ -142,7 +143,8 @@ def test_out_of_memory_lowers_the_batch_and_changes_no_answer(
     long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(36)]
     wanted = answers(vllm_engine, long)
     config = EngineConfig(memory_gib=2.6, max_num_batched_tokens=65536)
-    engine = open_engine(ModelConfig(), config)
+    engine = start_engine(ModelConfig(), config)
+    engine.wait_until_loaded()
     try:
         found = answers(engine, long)
         incidents = engine.incidents

@@ -204,3 +204,21 @@ def test_runs_of_different_tasks_at_once_keep_each_others_dead_letters(
     manifest = read_manifest(layout.manifest)
     assert manifest is not None
     assert all(finish_stamp(manifest, [task], manifest.tasks[task].plan or "") for task in TASKS)
+
+
+def test_a_stale_file_that_another_run_removes_first_is_no_error(
+    folder: Any, done: tuple[Ledger, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, job = done
+    assemble(ledger, job.tasks)
+    found = storage.list_shards
+
+    def listed_then_removed(uri: str) -> Any:
+        shards = found(uri)
+        storage.delete(shards[-1].uri)
+        return shards
+
+    monkeypatch.setattr(storage, "list_shards", listed_then_removed)
+    remove_stale(ledger.layout, job.name, job.tasks, [ledger.plan.shards[0]])
+    monkeypatch.undo()
+    assert {file.name for file in folder.files("summaries")} == {"a.parquet"}

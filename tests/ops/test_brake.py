@@ -45,6 +45,23 @@ def test_money_is_of_all_workers_those_of_runs_that_did_not_end_too(folder: Any,
     assert said == "budget.max_usd: $0.9000 of $0.89 are spent, runs that did not end included"
 
 
+@pytest.mark.parametrize(
+    ("settings", "usd"),
+    [
+        ({"engine": {"tensor_parallel_size": 4}}, "$2.4000"),
+        ({"pool": {"kind": "ray", "workers": 2, "gpus_per_worker": 0.5}}, "$0.3000"),
+    ],
+)
+def test_an_engine_costs_what_its_devices_cost(
+    folder: Any, ledger: Ledger, settings: dict[str, Any], usd: str
+) -> None:
+    beat(ledger, "w1", seconds=600)
+    job = folder.job(budget={"max_usd": 0.01}, prices={"usd_per_hour": {"nvidia": 3.6}}, **settings)
+    said = Brake(job, ledger).reason()
+    assert said is not None
+    assert f"{usd} of $0.01" in said
+
+
 def test_when_all_is_done_money_and_hours_no_longer_count(folder: Any, ledger: Ledger) -> None:
     beat(ledger, "w1", seconds=3600)
     assert brake(folder, ledger, max_usd=0.01, max_hours=1e-9).reason(at_the_end=True) is None

@@ -257,3 +257,15 @@ def test_a_beat_that_fails_is_told_to_the_worker(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert isinstance(claims.error, StorageUnreachable)
+
+
+def test_a_worker_whose_work_was_finished_by_others_takes_nothing_though_it_is_begun_again(
+    worker: Callable[..., Claims],
+) -> None:
+    finished = True
+    one = worker("w1", committed=lambda: finished)
+    one._held["x"] = Held(UNITS[0], 0, 0)  # thought dead while it had this
+    one.beat()
+    finished = False  # another run, over one shard more, has begun
+    assert one.take() is None
+    assert one.all_done()

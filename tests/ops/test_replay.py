@@ -140,7 +140,7 @@ def test_a_replay_that_dies_between_two_writes_is_simply_replayed(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(replay_module, "_write", dying(replay_module._write))
+        patched.setattr(replay_module, "_mend_file", dying(replay_module._mend_file))
         patched.setattr(replay_module, "change_dead_letters", dying(replay_module.change_dead_letters))
         patched.setattr(storage, "put_bytes", dying(storage.put_bytes))
         with pytest.raises(KeyboardInterrupt):
@@ -192,3 +192,26 @@ def test_a_partition_that_was_never_finished_has_nothing_to_replay(
 ) -> None:
     with pytest.raises(NothingToReplay, match="never finished"):
         again(folder, scripted())
+
+
+def test_two_replays_at_once_lose_nothing_of_each_other(
+    failed: Any, scripted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins and ends between the first one's reading and writing of a file."""
+    replace, others = storage.replace_bytes, 0
+
+    def replaced_by_another(uri: str, content: bytes, *, version: str | None) -> bool:
+        nonlocal others
+        if not others and "/summaries/" in uri:
+            others += 1
+            assert again(failed, scripted(), reason="killed_engine").num_repaired == 12
+        return replace(uri, content, version=version)
+
+    monkeypatch.setattr(storage, "replace_bytes", replaced_by_another)
+    again(failed, scripted(), reason="rejected")
+    assert others == 1
+    assert letters(failed) == []
+    for task in TASKS:
+        for name in "ab":
+            assert {row["status"] for row in failed.rows(task, name)} == {"ok"}
+    assert stored_report(failed).dead_letters == 0

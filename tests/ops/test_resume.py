@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from docmill.data import segments, storage
+from docmill.data.errors import StorageError
 from docmill.data.layout import Layout
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request, RequestError
+from docmill.ops import feed, partition_job
 from docmill.ops.errors import BudgetSpent, Stopped
 from docmill.ops.partition_job import run_partition
 from docmill.ops.report import Report
@@ -466,3 +468,73 @@ def test_parts_that_somebody_removed_are_made_again(folder: Any) -> None:
     assert report.documents == 120
     assert all_answers(folder) == right
     assert_nothing_is_left(folder)
+
+
+def test_answers_of_other_engine_settings_are_not_used(folder: Any) -> None:
+    fill(folder)
+    folder.settings = {"engine": {"kind": "fake", "dtype": "bfloat16"}}
+    dying = CountingEngine(dies_after=200)
+    with pytest.raises(EngineDied):
+        folder.run(engine=dying, **FINE)
+    assert num_segments(folder) > 0
+    folder.settings = {"engine": {"kind": "fake", "dtype": "float32"}}
+    engine = CountingEngine()
+    report = folder.run(engine=engine, **FINE)
+    assert len(engine.requests) == report.requests == 360
+
+
+def test_work_that_was_never_finished_is_not_taken_for_finished_when_the_source_is_as_before(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard came, was answered but not committed, and left: its output must leave too."""
+    fill(folder, shards=1)
+    folder.run(**FINE)
+    folder.write("s1", ["came and went"])
+    with monkeypatch.context() as patched:
+        patched.setattr(partition_job, "_commit", lambda *_: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            folder.run(**FINE)
+    assert len(folder.files("summaries")) == 2
+    folder.remove("s1")
+    folder.run(**FINE)
+    assert [file.name for file in folder.files("summaries")] == ["s0.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["parts", "ledger"])
+def test_files_that_a_power_cut_left_empty_are_made_anew(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    fill(folder)
+    right, num_requests = undisturbed(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(partition_job, "assemble", lambda *_, **__: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            folder.run(engine=CountingEngine(), **FINE)
+    files = [path for path in Path(folder.uri, "answers", "_docmill").rglob("*") if path.is_file()]
+    found = [path for path in files if f"/{kind}/" in str(path) and path.name != "origin.json"]
+    assert len(found) > 3
+    for path in found:
+        path.write_bytes(b"")
+    report = folder.run(engine=CountingEngine(), **FINE)
+    assert all_answers(folder) == right
+    assert report.requests == num_requests
+
+
+def test_a_disk_that_fails_for_a_moment_costs_no_shard(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is to blame for it: the run ends, and the next one reads the file."""
+    fill(folder)
+    real, reads = feed.ShardReader, 0
+
+    def reader(*args: Any, **kwargs: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            raise StorageError("/documents", "OSError: [Errno 5] Input/output error")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(feed, "ShardReader", reader)
+    with pytest.raises(StorageError, match="Input/output"):
+        folder.run(**FINE)
+    report = folder.run(**FINE)
+    assert not report.failed_shards
+    assert report.documents == 120

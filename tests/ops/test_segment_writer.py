@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -102,3 +103,20 @@ def test_a_write_that_fails_is_raised_to_the_worker(layout: Layout) -> None:
     with pytest.raises(OSError, match="full"), writer:
         writer.submit(failing)
         writer.wait()
+
+
+def test_while_a_slow_store_writes_answers_are_collected_into_one_file(layout: Layout) -> None:
+    stored = threading.Event()
+    with SegmentWriter(layout, "w", seconds=0.0, num_answers=1) as writer:
+        writer.submit(lambda: stored.wait(30) and None)
+        book = writer.open_book("u")
+        for number in range(100):
+            book.record(f"k{number}", ANSWER)
+            writer.write_if_due()
+        assert writer.num_waiting == 1
+        stored.set()
+        writer.wait()
+        writer.write_if_due()
+        writer.wait()
+        assert len(keys(layout, "u")) == 100
+        assert len(storage.list_files(layout.segments_folder)) == 1

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
-from docmill.engine import open_engine as opening
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion
+from docmill.ops import worker
 
 ANSWERS_AT_ONCE, PAUSE_SECONDS = 4, 0.02  # some 150 requests a second
 
@@ -32,7 +32,7 @@ class SlowEngine(FakeEngine):
         return some
 
 
-opening.open_engine = lambda *_: SlowEngine()
+worker.start_engine = lambda *_: SlowEngine()
 
 if __name__ == "__main__":
     from docmill.pipelines.cli import app

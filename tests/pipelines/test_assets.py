@@ -12,6 +12,8 @@ import pytest
 from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
+from docmill.data.errors import StorageUnreachable
+from docmill.pipelines import asset_metadata
 from docmill.pipelines.assets import job_assets, job_run
 from docmill.pipelines.job_files import load_job
 
@@ -111,6 +113,20 @@ def test_the_report_alone_shows_the_last_run_again(workspace: Workspace) -> None
     result = workspace.run("report")
     assert materialized(result) == {"report"}
     assert workspace.metadata(result, "report")["documents"] == DOCUMENTS
+
+
+def test_what_cannot_be_shown_of_a_finished_day_fails_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry would run the finished day again, and pay for it."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise StorageUnreachable("s3://x", "no answer")
+
+    monkeypatch.setattr(asset_metadata, "read_answer_schema", unreachable)
+    result = workspace.run("topics")
+    assert result.success
+    assert "dagster/column_schema" not in workspace.metadata(result, "topics")
 
 
 def test_the_report_of_a_day_that_never_ran_fails_with_its_place(workspace: Workspace) -> None:

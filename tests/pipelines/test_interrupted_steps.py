@@ -23,10 +23,10 @@ from dagster import (
     RetryPolicy,
 )
 
-from docmill.engine import open_engine as opening
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion
+from docmill.ops import worker
 from docmill.pipelines import assets
 from docmill.pipelines.job_files import load_job
 
@@ -165,7 +165,7 @@ def test_a_retry_goes_on_where_the_attempt_before_ended(
     job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DiesOnce, "num_opened", 0)
-    monkeypatch.setattr(opening, "open_engine", lambda *_: DiesOnce())
+    monkeypatch.setattr(worker, "start_engine", lambda *_: DiesOnce())
     monkeypatch.setattr(assets, "RETRY", RetryPolicy(max_retries=2))  # without the half minute between
     with DagsterInstance.ephemeral() as instance:
         result = run_in_process(job_file, instance)

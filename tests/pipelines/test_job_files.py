@@ -248,3 +248,33 @@ def test_a_broken_file_harms_no_other(write_job: WriteJob, monkeypatch: pytest.M
     assert broken["same_name"].startswith("name: 'tickets' is already the name of the job in ")
     assert broken["folder"].startswith("/no/such/folder is no folder")
     assert "line 1" in broken["broken"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "start_date: 2026-02-30",
+            "line 2, column 24: not readable as YAML: 2026-02-30 is no date: day is out of",
+        ),
+        ("uri: ''", "source.uri: is empty"),
+        ("partition_key: ''", "source.partition_key: is empty"),
+    ],
+)
+def test_a_value_that_no_type_holds_is_named(write_job: WriteJob, text: str, expected: str) -> None:
+    found = problems(write_job("odd", text=f"name: odd\nsource: {{{text}}}"))
+    assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_words_that_dagster_keeps_for_itself_are_no_names(write_job: WriteJob) -> None:
+    from dagster._core.definitions.utils import DISALLOWED_NAMES
+
+    for word in sorted(DISALLOWED_NAMES):
+        if word.islower():
+            (problem,) = problems(write_job("words", name=word))
+            assert problem.startswith(f"name: {word!r} is a word of Python's or Dagster's own")
+
+
+def test_a_home_that_is_not_there_is_a_path_like_any_other(write_job: WriteJob) -> None:
+    job = load_job(str(write_job("home", source__uri="~nobody-of-that-name/x")))
+    assert job.source.uri.endswith("/~nobody-of-that-name/x")

@@ -18,10 +18,10 @@ from rich.console import Console
 from docmill.data.layout import Layout
 from docmill.data.ledger import Beat, Ledger, this_host
 from docmill.data.plan import read_plan
-from docmill.engine import open_engine as opening
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request, RequestError
+from docmill.ops import replay as replays
 from docmill.ops.partition_job import run_partition
 from docmill.ops.report import IncidentReport, Report, Tokens
 from docmill.ops.status import PartitionStatus
@@ -224,7 +224,7 @@ def test_a_replay_repairs_the_output_and_says_so(job_with_dead_letters: Path, cl
 def test_a_replay_that_fails_again_ends_with_3(
     job_with_dead_letters: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "open_engine", lambda *_: FakeEngine(fail=fails_labels))
+    monkeypatch.setattr(replays, "start_engine", lambda *_: FakeEngine(fail=fails_labels))
     done = cli.json("replay", job_with_dead_letters, "--partition", DAY, exit_code=ExitCode.INCOMPLETE)
     assert done == {"num_asked": DOCUMENTS, "num_repaired": 0, "num_left": DOCUMENTS}
     assert f"{DOCUMENTS} left" in cli("replay", job_with_dead_letters, "--partition", DAY).stdout
