@@ -93,7 +93,7 @@ def test_what_ended_a_run_tells_whether_and_how_to_go_on(error: BaseException, r
 def test_help_documents_the_exit_codes(cli: Cli) -> None:
     for arguments in ((), ("run",)):
         text = " ".join(cli(*arguments, "--help").stdout.split())
-        assert "4 storage unreachable or denied" in text.replace("│ ", "")
+        assert "4 storage unreachable (worth a retry) or denied" in text.replace("│ ", "")
         assert all(f" {code.value} " in text for code in ExitCode)
 
 

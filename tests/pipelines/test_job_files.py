@@ -255,7 +255,7 @@ def test_a_broken_file_harms_no_other(write_job: WriteJob, monkeypatch: pytest.M
     [
         (
             "start_date: 2026-02-30",
-            "line 2, column 24: not readable as YAML: 2026-02-30 is no date: day is out of",
+            "line 2, column 22: not readable as YAML: 2026-02-30 is no date: day is out of",
         ),
         ("uri: ''", "source.uri: is empty"),
         ("partition_key: ''", "source.partition_key: is empty"),
