@@ -10,6 +10,7 @@ answers. The last line of the output is the summary as JSON; the exit code is 1 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -41,18 +42,14 @@ CEPH_SHARE = 1 / 3  # of the jobs of layers that do not need it
 
 
 def plan(runs: int, layers: list[str], seed: int) -> Iterator[tuple[str, int, int]]:
-    """Layer, kills and seed of each job: every layer its part, in rounds, until `runs` kills are planned."""
-    left, number = runs, 0
-    draw = random.Random(seed)
-    while left > 0:
-        order = draw.sample(layers, len(layers))
-        per_layer = max(1, min(runs // len(layers), 10**9))
-        for layer in order:
-            if left <= 0:
-                return
-            kills = min(TURNS[layer], per_layer, left)
-            yield layer, kills, seed * 1000 + number
-            left, number = left - kills, number + 1
+    """Layer, kills and seed of each job: every layer its part, in rounds, for ever.
+
+    A job may end before it has taken all of its kills, so the series counts those that came.
+    """
+    draw, numbers = random.Random(seed), itertools.count(seed * 1000)
+    while True:
+        for layer in draw.sample(layers, len(layers)):
+            yield layer, min(TURNS[layer], max(1, runs // len(layers))), next(numbers)
 
 
 @dataclass
@@ -114,19 +111,20 @@ def bench(folder: Path, *, documents: int, seed: int, ceph: CephServer | None) -
 
 
 class Series:
-    """Job after job, some at a time, until all are done or the time is up."""
+    """Job after job, some at a time, until there were `runs` kills or the time is up."""
 
     def __init__(
         self,
         bench: Bench,
         jobs: Iterator[tuple[str, int, int]],
         *,
+        runs: int,
         tell: Callable[[str], None],
         on_job: Callable[[list[JobOutcome]], object],
     ) -> None:
         self.outcomes: list[JobOutcome] = []
         self._bench, self._jobs, self._tell, self._on_job = bench, jobs, tell, on_job
-        self._until = float("inf")
+        self._runs, self._until = runs, float("inf")
         self._lock = threading.Lock()  # around the jobs and the outcomes
         self._gateway = threading.Lock()  # one job at a time kills it
 
@@ -141,9 +139,9 @@ class Series:
     def _work(self) -> None:
         while time.monotonic() < self._until:
             with self._lock:
-                layer, kills, seed = next(self._jobs, ("", 0, 0))
-            if not layer:
-                return
+                if sum(len(done.kills) for done in self.outcomes) >= self._runs:
+                    return
+                layer, kills, seed = next(self._jobs)
             session = self._bench.session(layer, seed, tell=self._tell)
             with self._gateway if isinstance(session, StoreKills) else nullcontext():
                 outcome = session.disturb(kills)
@@ -209,7 +207,9 @@ def main() -> int:
                 chosen.out.write_text(json.dumps(_full(summary, outcomes, things), indent=1) + "\n")
             return summary
 
-        series = Series(things, plan(chosen.runs, layers, chosen.seed), tell=tell, on_job=summary_of)
+        series = Series(
+            things, plan(chosen.runs, layers, chosen.seed), runs=chosen.runs, tell=tell, on_job=summary_of
+        )
         series.run(chosen.at_once, until=started + 60 * chosen.minutes)
         summary = summary_of(series.outcomes)
     print(json.dumps(summary), flush=True)
