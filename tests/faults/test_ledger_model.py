@@ -208,7 +208,9 @@ class Worker:
         self.engine = FakeEngine(seed=len(name))
         self.answers = UnitAnswers(self.ledger, self.claims, self.writer, tasks, job=job.name, model="fake")
         prompts = Prompts(model.tokenizer, job.system_prompt)
-        self.dialogues: Dialogues[Place] = Dialogues(self.engine, prompts, tasks, max_in_flight=2)
+        self.dialogues: Dialogues[Place] = Dialogues(
+            self.engine, prompts, tasks, max_in_flight=2, settings=job.engine_settings
+        )
         self.max_chunk_tokens = max_chunk_tokens(job, prompts, self.engine.info)
         self.job, self.tokenizer = job, model.tokenizer
         self.events: Iterator[Event] | None = None
