@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from docmill.engine.vllm_engine import VllmEngine
 
 
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+
 def pytest_configure() -> None:
-    # Before any test module is imported: no test may reach the user's own cloud, proxy, models or Dagster.
+    # Before any test module is imported: no test may reach the user's own cloud, proxy, models or Dagster, or
+    # depend on the width of the terminal.
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "DAGSTER_", "DOCMILL_")):
+        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "DAGSTER_", "DOCMILL_", "COLUMNS")):
             del os.environ[name]
     os.environ |= {
         "AWS_CONFIG_FILE": os.devnull,
@@ -41,8 +45,12 @@ def pytest_configure() -> None:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if _IS_WORKER:  # several vLLMs at once on few cores: a thread that waits for another computes nothing
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # SIGTERM then unwinds fixtures as Ctrl-C does, so that servers remove what they wrote.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if _IS_WORKER:
+        return  # pytest-xdist's workers inherit the mark of the process that started them
     try:
         from servers.leftovers import mark_session
     except ImportError:  # a bare machine (no psutil): the kernel tests start no processes
@@ -60,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fails a session that leaves a process behind, and ends that process."""
-    if "servers.leftovers" not in sys.modules:
+    if _IS_WORKER or "servers.leftovers" not in sys.modules:
         return
     from servers.leftovers import leftover_processes
 

@@ -60,6 +60,7 @@ class Bench:
     right: Undisturbed
     ceph: CephServer | None
     env: dict[str, str]
+    seed: int
 
     def job(self, folder: Path, *, store: str, **settings: Any) -> JobFolder:
         """One job with an output of its own."""
@@ -103,7 +104,7 @@ def bench(folder: Path, *, documents: int, seed: int, ceph: CephServer | None) -
             write_corpus(ceph.s3.uri("corpus"), documents=documents, seed=seed)
         job = make_job(folder / "undisturbed", str(folder / "corpus"), str(folder / "undisturbed" / "answers"),
                        engine={"max_num_seqs": 32})  # fmt: skip
-        yield Bench(folder, run_undisturbed(job, doc_ids, env=env), ceph, env)
+        yield Bench(folder, run_undisturbed(job, doc_ids, env=env), ceph, env, seed)
     finally:
         for name in set(os.environ) - set(before):
             del os.environ[name]

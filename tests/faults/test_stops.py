@@ -74,8 +74,8 @@ class Attempts:
 
 
 @contextmanager
-def attempts(right: Bench, folder: Path, **settings: Any) -> Iterator[Attempts]:
-    job = make_job(folder, str(right.folder / "corpus"), f"{folder}/answers", **settings)
+def attempts(right: Bench, folder: Path, *, source: str | None = None, **settings: Any) -> Iterator[Attempts]:
+    job = make_job(folder, source or str(right.folder / "corpus"), f"{folder}/answers", **settings)
     found = Attempts(job, right.env)
     try:
         yield found
@@ -94,18 +94,25 @@ def test_a_job_killed_half_way_computes_at_most_three_percent_more_than_once(
     right: Bench, tmp_path: Path
 ) -> None:
     """What is in flight does not grow with a job; this one is so small that a small batch stands for a large job."""
+    documents = 3 * len(right.right.doc_ids)
+    doc_ids = write_corpus(f"{tmp_path}/corpus", documents=documents, seed=right.seed)
+    assert doc_ids[: len(right.right.doc_ids)] == right.right.doc_ids
     small = {"max_num_seqs": 4, "max_in_flight": 4}
-    once = right.right.tokens
-    with attempts(
-        right, tmp_path, engine=small, ledger={"segment_seconds": 0.25, "lease_seconds": 1.5}
-    ) as runs:
+    ledger = {"segment_seconds": 0.25, "segment_answers": 4, "lease_seconds": 1.5}
+    with attempts(right, tmp_path, source=f"{tmp_path}/corpus", engine=small, ledger=ledger) as runs:
         run = runs.start()
-        runs.wait_for_tokens(run, once // 2)
+        runs.wait_for_tokens(run, 3 * right.right.tokens // 2)
         (seen,) = runs.watch.workers.values()
         uncounted = age(seen) * seen.tokens_per_second()
         run.kill()
         assert runs.wait_for_end(runs.start()) == 0
-        assert_as_undisturbed(right, runs.job)
+        for task, expected in right.right.answers.items():
+            answers = read_answers(runs.job, task)
+            assert answers["doc_id"].to_list() == doc_ids, task
+            assert answers.head(len(expected)).equals(expected), task
+        report = json.loads(storage.read_bytes(runs.job.layout.report))
+        once = report["tokens"]["prompt"] + report["tokens"]["output"]
+        assert once > 2.5 * right.right.tokens, "the report is of the rest alone"
         computed = runs.watch.engine_tokens
         assert computed + uncounted <= 1.03 * once, (
             f"{computed} + {uncounted:.0f} tokens computed, {once} needed"
