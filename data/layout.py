@@ -7,11 +7,13 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
                                /segments/{unit}/...   finished requests of units under way, small and immutable
                                /ledger/{settings}/... who works on which unit, and which are done
                                /parts/{settings}/...  answers of finished units, until all are done
+                               /reused/{plan}/...     what units find answered in earlier runs over equal texts
                                /dead_letters.parquet  what failed for good, and why
                                /report.json           figures of the last run
                                /manifest.json         written last: files, counts, fingerprints
+{output}/_docmill/answers/{partition}.{plan}.parquet  requests of the last finished runs, for those to come
 
-Segments, ledger and parts are gone when the manifest is written.
+Segments, ledger, parts and what is reused are gone when the manifest is written.
 """
 
 from __future__ import annotations
@@ -81,6 +83,24 @@ class Layout:
     def parts_folder(self, fingerprint: str) -> str:
         """Folder of the answers of finished units."""
         return join(self.all_parts_folder, fingerprint)
+
+    def reused_folder(self, plan_id: str) -> str:
+        """Folder of earlier runs' answers for one plan."""
+        return join(self.all_reused_folder, plan_id)
+
+    @property
+    def all_reused_folder(self) -> str:
+        """Folder of earlier runs' answers for all plans under way."""
+        return join(self.internal_folder, "reused")
+
+    @property
+    def kept_answers_folder(self) -> str:
+        """Folder of the finished requests of the last runs, over all partitions."""
+        return join(self.output_uri, INTERNAL, "answers")
+
+    def kept_answers(self, plan_id: str) -> str:
+        """The finished requests of this partition's run by one plan."""
+        return join(self.kept_answers_folder, f"{self.partition}.{plan_id}.parquet")
 
     @property
     def report(self) -> str:

@@ -85,6 +85,9 @@ class Answer:
     finish_reason: str | None = None  # "stop", or "length" where at least one request was cut off
     request_key: str | None = None
     num_requests: int = 0  # asked for it, those answered in an earlier run included
+    num_duplicates: int = 0  # of them, those answered by an equal request of another row
+    num_reused: int = 0  # of them, those answered in a run that was finished before
+    spared: Usage = NO_USAGE  # the part of `usage` that is of these two: nothing of it was computed
 
     @property
     def reason(self) -> str | None:

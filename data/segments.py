@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("error_reason", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("duplicate", pa.bool_()),
     ]
 )
 
@@ -49,10 +50,24 @@ class FinishedRequest:
     error_reason: str | None = None
     error_message: str | None = None
     attempts: int = 1
+    duplicate: bool = False  # the engine answered an equal request of another row
 
 
 def write_segment(folder_uri: str, name: str, finished: Iterable[FinishedRequest]) -> None:
     """One PUT. `name` must be new in the folder."""
+    put_segment(folder_uri, name, to_table(finished))
+
+
+def put_segment(folder_uri: str, name: str, table: pa.Table) -> None:
+    """The same from a table whose columns can be cast to `SCHEMA`."""
+    sink = io.BytesIO()
+    table = table.select(SCHEMA.names).cast(SCHEMA)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    storage.put_bytes(join(folder_uri, f"{name}.parquet"), sink.getvalue())
+
+
+def to_table(finished: Iterable[FinishedRequest]) -> pa.Table:
+    """A row a request."""
     rows = [
         {
             "request_key": item.request_key,
@@ -65,12 +80,11 @@ def write_segment(folder_uri: str, name: str, finished: Iterable[FinishedRequest
             "error_reason": item.error_reason,
             "error_message": item.error_message,
             "attempts": item.attempts,
+            "duplicate": item.duplicate,
         }
         for item in finished
     ]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd", use_dictionary=False)
-    storage.put_bytes(join(folder_uri, f"{name}.parquet"), sink.getvalue())
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
@@ -96,5 +110,6 @@ def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
                     row["error_reason"],
                     row["error_message"],
                     row["attempts"],
+                    bool(row["duplicate"]),
                 )
     return found

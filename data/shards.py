@@ -21,7 +21,7 @@ from docmill.data import storage
 from docmill.data.errors import ShardCorrupt
 from docmill.data.records import Document, Shard
 from docmill.data.schemas import check_shard_schema
-from docmill.data.utf8 import num_bytes_each, strings, valid_utf8
+from docmill.data.utf8 import num_bytes_each, strings, text_keys, valid_utf8
 
 T = TypeVar("T")
 
@@ -40,6 +40,15 @@ class DocumentBatch:
     carried: (
         pa.RecordBatch
     )  # the id column and the carried columns of the same rows, as they are in the shard
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedBatch:
+    """Some consecutive rows, without their texts."""
+
+    ids: list[str | None] | None  # where they are wanted
+    lengths: list[int]  # of the texts in bytes, 0 for null
+    text_keys: list[int]  # see `utf8.text_keys`
 
 
 class ShardReader:
@@ -88,15 +97,17 @@ class ShardReader:
                 yield self._parquet(partial(self._documents, part, start))
                 start += part.num_rows
 
-    def ids_and_lengths(self, *, ids: bool) -> Iterator[tuple[list[str | None] | None, list[int]]]:
-        """Of all rows, in order: ids (if wanted) and the text's length in bytes, 0 for null. For planning."""
+    def scan(self, *, ids: bool) -> Iterator[ScannedBatch]:
+        """Of all rows, in order, what planning needs to know of them."""
         columns = [self._id_column, self._text_column] if ids else [self._text_column]
         for _, batch in self._batches(columns, 0, self.num_rows):
-            yield self._parquet(partial(self._lengths, batch, ids))
+            yield self._parquet(partial(self._scanned, batch, ids))
 
-    def _lengths(self, batch: pa.RecordBatch, ids: bool) -> tuple[list[str | None] | None, list[int]]:
-        lengths = num_bytes_each(batch.column(self._text_column))
-        return (strings(batch.column(self._id_column)) if ids else None), lengths
+    def _scanned(self, batch: pa.RecordBatch, ids: bool) -> ScannedBatch:
+        texts = batch.column(self._text_column)
+        return ScannedBatch(
+            strings(batch.column(self._id_column)) if ids else None, num_bytes_each(texts), text_keys(texts)
+        )
 
     def _batches(
         self, columns: list[str], first_row: int, end_row: int

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
+import xxhash
 
 from docmill.data.schemas import is_text
 
@@ -35,6 +36,21 @@ def num_bytes_each(column: pa.Array) -> list[int]:
     else:
         lengths = pc.binary_length(column)
     return lengths.fill_null(0).to_pylist()
+
+
+def text_key(text: str) -> int:
+    """64 bits that stand for a text, on every machine."""
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def text_keys(column: pa.Array) -> list[int]:
+    """The `text_key` of each value of a column that `strings` takes; 0 for null. Bad UTF-8 has a key of its own."""
+    if pat.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pat.is_integer(column.type):
+        column = column.cast(pa.string())
+    raw = column.cast(pa.large_binary()).to_pylist()
+    return [0 if value is None else xxhash.xxh3_64_intdigest(value) for value in raw]
 
 
 def valid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:

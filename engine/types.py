@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import xxhash
@@ -28,6 +29,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     json_schema: str | None = None  # the answer is constrained to JSON of this schema
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same prompt gives the same answer, so that one answer may stand for several requests."""
+        return self.temperature == 0.0 or self.seed is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -43,10 +49,17 @@ class Request:
 
         `engine` stands for the model's fingerprint and the settings that change what it answers.
         """
-        digest = xxhash.xxh3_128()
-        digest.update(f"{engine}|{self.sampling}|{self.labels}|".encode())
-        digest.update(array("i", self.prompt_token_ids).tobytes())
+        digest = xxhash.xxh3_128(_described(engine, self.sampling, self.labels))
+        ids = self.prompt_token_ids
+        digest.update(ids if isinstance(ids, array) and ids.typecode == "i" else array("i", ids))
         return digest.hexdigest()
+
+
+@lru_cache(
+    maxsize=4096
+)  # a job has a few of them, and writing one out takes as long as the rest of a request
+def _described(engine: str, sampling: Sampling, labels: tuple[tuple[int, ...], ...] | None) -> bytes:
+    return f"{engine}|{sampling}|{labels}|".encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,11 @@ def add_report(total: TaskReport, part: TaskReport) -> None:
         setattr(total.counts, name, getattr(total.counts, name) + getattr(part.counts, name))
     for name in ("prompt", "cached", "output"):
         setattr(total.tokens, name, getattr(total.tokens, name) + getattr(part.tokens, name))
+        spared = getattr(total.spared_tokens, name) + getattr(part.spared_tokens, name)
+        setattr(total.spared_tokens, name, spared)
     total.requests += part.requests
+    total.duplicate_requests += part.duplicate_requests
+    total.reused_requests += part.reused_requests
     total.truncated_answers += part.truncated_answers
     for reason, number in part.errors.items():
         total.errors[reason] = total.errors.get(reason, 0) + number

@@ -46,7 +46,7 @@ def _clean_up(ledger: Ledger, lease_seconds: float) -> None:
         remove_ledger(layout.ledger(name))
         storage.delete_folder(layout.parts_folder(name))
     if not kept:
-        for folder in (layout.all_parts_folder, layout.segments_folder):
+        for folder in (layout.all_parts_folder, layout.segments_folder, layout.all_reused_folder):
             storage.delete_folder(folder)
     for name in gone:
         storage.delete_folder(layout.ledger(name))

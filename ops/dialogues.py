@@ -4,7 +4,8 @@ Requests of one chunk are handed over one after the other, so that its prefix is
 engine's cache for the next task. There is no barrier anywhere: a request leaves as soon as the engine has room.
 
 What was answered in an earlier run is not asked again: a document comes with a `Book` in which every request is looked
-up by its content first. A dialogue is replayed with its old completions until it asks something new.
+up by its content first. A dialogue is replayed with its old completions until it asks something new. Nor is what an
+equal document asks: a request waits for its like in the engine, or takes the answer that this had lately.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import logging
 import traceback
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, zip_longest
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import xxhash
 
@@ -24,6 +25,7 @@ from docmill.data.records import NO_USAGE, Answer, Status, Usage
 from docmill.engine.types import Completion, Engine, Request
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
+from docmill.ops.recent_answers import RecentAnswers
 from docmill.ops.tasks.task import Ask, Dialogue, Task, TaskError
 
 log = logging.getLogger(__name__)
@@ -31,15 +33,30 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 
+Source = Literal["engine", "duplicate", "finished run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An answer from earlier: of this run's engines, of an equal request of another row, or of a finished run."""
+
+    completion: Completion
+    source: Source = "engine"
+
+
 class Book(Protocol):
     """What is known of a document's requests from earlier runs, and where what is learned now is written down."""
 
-    def find(self, request_key: str) -> Completion | None:
-        """The completion of a request with this content."""
+    def find(self, request_key: str) -> Known | None:
+        """The answer of a request with this content."""
         ...
 
-    def record(self, request_key: str, completion: Completion) -> None:
-        """The engine has answered."""
+    def record(self, request_key: str, completion: Completion, *, duplicate: bool = False) -> None:
+        """The engine has answered, this request or an equal one of another row."""
+        ...
+
+    def keep(self, request_key: str, completion: Completion) -> None:
+        """Whoever answered it: the same request will have the same answer in later runs."""
         ...
 
 
@@ -63,6 +80,8 @@ class _Running(Generic[Key]):
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
     usage: Usage = NO_USAGE
+    sources: Counter[Source] = field(default_factory=Counter)
+    spared: Usage = NO_USAGE
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
@@ -111,6 +130,10 @@ class Dialogues(Generic[Key]):
         self._engine_key = f"{engine.info.model_fingerprint}|{settings}"
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
         self._in_flight: dict[str, _InFlight[Key]] = {}
+        self._same_as: dict[
+            str, list[_InFlight[Key]]
+        ] = {}  # key of a request in the engine -> its duplicates
+        self._recent = RecentAnswers()
         self._finished: list[Finished[Key]] = []
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
         self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
@@ -151,7 +174,7 @@ class Dialogues(Generic[Key]):
             self._ready.extend(item for item in same_chunk if item is not None)
 
     def pump(self) -> None:
-        """Hand requests to the engine up to the limit; those that the book knows are answered at once."""
+        """Hand requests to the engine up to the limit; those whose answer is known are answered at once."""
         while self._ready and len(self._in_flight) < self._max_in_flight:
             running, position, ask = self._ready.popleft()
             prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
@@ -161,8 +184,17 @@ class Dialogues(Generic[Key]):
             asked = _InFlight(running, position, request, key)
             known = running.book.find(key) if running.book else None
             if known is not None:
-                self._take(asked, known)
+                self._take(asked, known.completion, known.source)
                 continue
+            if ask.sampling.repeatable:
+                if key in self._same_as:
+                    self._same_as[key].append(asked)
+                    continue
+                recent = self._recent.find(key)
+                if recent is not None:
+                    self._take_duplicate(asked, recent)
+                    continue
+                self._same_as[key] = []
             self._in_flight[request.id] = asked
             self._engine.submit(request)
 
@@ -172,16 +204,35 @@ class Dialogues(Generic[Key]):
             for completion in self._engine.completions(timeout_seconds):
                 asked = self._in_flight.pop(completion.request_id, None)
                 if asked is not None:
-                    self.usage += completion.usage
-                    self.num_answered += 1
-                    if asked.running.book is not None:
-                        asked.running.book.record(asked.request_key, completion)
-                    self._take(asked, completion)
+                    self._answered(asked, completion)
         finished, self._finished = self._finished, []
         return finished
 
-    def _take(self, asked: _InFlight[Key], completion: Completion) -> None:
+    def _answered(self, asked: _InFlight[Key], completion: Completion) -> None:
+        """By the engine. Duplicates that wait for it take the same, an error too: they are as poisonous."""
+        self.usage += completion.usage
+        self.num_answered += 1
+        duplicates = self._same_as.pop(asked.request_key, [])
+        if asked.request.sampling.repeatable:
+            self._recent.add(asked.request_key, completion)
+        if asked.running.book is not None:
+            asked.running.book.record(asked.request_key, completion)
+        self._take(asked, completion, "engine")
+        for duplicate in duplicates:
+            self._take_duplicate(duplicate, completion)
+
+    def _take_duplicate(self, asked: _InFlight[Key], completion: Completion) -> None:
+        usage = completion.usage
+        same = replace(completion, usage=replace(usage, num_cached_tokens=usage.num_prompt_tokens))
+        if asked.running.book is not None:
+            asked.running.book.record(asked.request_key, same, duplicate=True)
+        self._take(asked, same, "duplicate")
+
+    def _take(self, asked: _InFlight[Key], completion: Completion, source: Source) -> None:
         running = asked.running
+        if source != "engine":
+            running.sources[source] += 1
+            running.spared += completion.usage
         running.usage += completion.usage
         running.cut_off |= completion.finish_reason == "length"
         running.completions[asked.position] = completion
@@ -190,6 +241,8 @@ class Dialogues(Generic[Key]):
             running.failed = FailedRequest(asked.request, asked.request_key, completion.attempts)
         if completion.error is not None:
             running.error = running.error or str(completion.error)
+        elif running.book is not None and asked.request.sampling.repeatable:
+            running.book.keep(asked.request_key, completion)
         if running.num_outstanding:
             return
         if running.error is not None:
@@ -238,6 +291,9 @@ class Dialogues(Generic[Key]):
             if keys
             else None,
             num_requests=len(keys),
+            num_duplicates=running.sources["duplicate"],
+            num_reused=running.sources["finished run"],
+            spared=running.spared,
         )
         failed = running.failed if status is Status.FAILED else None
         self._finished.append(Finished(running.key, running.task_name, answer, failed))

@@ -19,6 +19,7 @@ import pyarrow as pa
 from docmill.data.errors import SHARD_ERRORS
 from docmill.data.records import Document, Shard, Status
 from docmill.data.shards import DocumentBatch, ShardReader
+from docmill.data.utf8 import text_key
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.chunking import Chunk, chunk
 from docmill.ops.claims import Claims, Held
@@ -51,6 +52,7 @@ class BatchReady:
     carried: pa.RecordBatch
     rows: list[list[Chunk] | Refusal]
     truncated: list[bool]
+    text_keys: list[int]  # of the rows' texts, see `utf8.text_key`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,6 @@ def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> It
                 id_column=source.id_column,
                 text_column=source.text_column,
                 carry=source.carry,
-                max_batch_rows=BATCH_ROWS,
             )
         with reader:
             yield UnitOpened(held, reader.carried_schema)
@@ -115,7 +116,7 @@ def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> It
                     batch is None or batch.first_row >= held.unit.end_row
                 ):  # the rest is another worker's by now
                     break
-                yield cutter.ready(held, batch)
+                yield from cutter.ready(held, batch)
     except SHARD_ERRORS as error:
         yield UnitFailed(held, error)
     else:
@@ -129,10 +130,16 @@ class DocumentCutter:
         self.stages = stages
         self._job, self._tokenizer, self._max_chunk_tokens = job, tokenizer, max_chunk_tokens
 
-    def ready(self, held: Held, batch: DocumentBatch) -> BatchReady:
-        """A batch of a unit."""
+    def ready(self, held: Held, batch: DocumentBatch) -> Iterator[BatchReady]:
+        """A batch of a unit, in the parts that are handed on. Whatever leaves the GIL is done for all of it at once:
+        to have it back from a busy thread takes milliseconds.
+        """
         rows, truncated = self.cut(batch.documents, duplicates=set(held.unit.duplicate_rows))
-        return BatchReady(held, batch.first_row, batch.carried, rows, truncated)
+        keys = [0 if document.text is None else text_key(document.text) for document in batch.documents]
+        for start in range(0, len(rows), BATCH_ROWS):
+            part = slice(start, start + BATCH_ROWS)
+            carried = batch.carried.slice(start, BATCH_ROWS)
+            yield BatchReady(held, batch.first_row + start, carried, rows[part], truncated[part], keys[part])
 
     def cut(
         self, documents: list[Document], *, duplicates: Collection[int] = ()

@@ -48,10 +48,11 @@ def make_report(
     )
     computed = _tokens(here)
     num_rows = sum(worker.num_rows for worker in results)
-    tokens = Tokens()
+    tokens, spared = Tokens(), Tokens()
     for task in assembled.reports.values():
         for name in ("prompt", "cached", "output"):
             setattr(tokens, name, getattr(tokens, name) + getattr(task.tokens, name))
+            setattr(spared, name, getattr(spared, name) + getattr(task.spared_tokens, name))
     other_seconds = sum(beat.seconds for beat in other_beats)
     num_engines = max(1, len(here))
     return Report(
@@ -71,6 +72,7 @@ def make_report(
         requests=sum(task.requests for task in assembled.reports.values()),
         dead_letters=assembled.num_dead_letters,
         tokens=tokens,
+        spared_tokens=spared,
         computed_tokens=_tokens([*before, *here]),
         tasks=assembled.reports,
         workers=num_engines,

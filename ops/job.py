@@ -86,6 +86,13 @@ class LedgerConfig(_Part):
     lease_seconds: Annotated[float, Field(ge=1)] = 30.0
 
 
+class Reuse(_Part):
+    """What later nights take from this one: answers about documents whose text has not changed."""
+
+    # Of so many finished runs (over any partitions, the newest) the requests are kept, some 300 bytes each. 0: none.
+    runs: Annotated[int, Field(ge=0)] = 4
+
+
 class Budget(_Part):
     """Where to stop. A stopped run loses nothing: raise the limit and run it again."""
 
@@ -129,6 +136,7 @@ class Job(_Part):
     prices: Prices = Prices()
     budget: Budget = Budget()
     ledger: LedgerConfig = LedgerConfig()
+    reuse: Reuse = Reuse()
 
     @field_validator("name")
     @classmethod

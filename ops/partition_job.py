@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
@@ -39,6 +39,7 @@ from docmill.engine.pool.open_pool import open_pool
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
 from docmill.ops import report as reports
+from docmill.ops import reuse
 from docmill.ops.assembling import Assembled, Overtaken, PartsGone, assemble, remove_stale, reopen
 from docmill.ops.brake import Brake
 from docmill.ops.clean_up import clean_up
@@ -47,7 +48,14 @@ from docmill.ops.finish import add_to_manifest, make_report
 from docmill.ops.job import Job
 from docmill.ops.ledger_progress import LedgerProgress
 from docmill.ops.partitions import find_shards
-from docmill.ops.planning import has_changed, is_plan_of, make_plan, settings_fingerprint
+from docmill.ops.planning import (
+    Scanned,
+    has_changed,
+    is_plan_of,
+    make_plan,
+    scan_shards,
+    settings_fingerprint,
+)
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.report import Report
 from docmill.ops.stages import Stages
@@ -86,17 +94,23 @@ def run_partition(
     _check_owner(job, manifest)
     stages = Stages()
     on_progress(Progress("planning", 0, None, 0, 0, 0.0))
-    settings = settings_fingerprint(job, chosen, _model_fingerprint(job, engine))
+    model_fingerprint = _model_fingerprint(job, engine)
+    settings = settings_fingerprint(job, chosen, model_fingerprint)
+    keys = reuse.task_keys(job, chosen, model_fingerprint)
     results: list[WorkerResult] = []
     for _ in range(MAX_ROUNDS):
         with stages.measure("planning"):
-            plan = _settle_plan(job, layout, shards, chosen, settings)
+            scan = cache(partial(scan_shards, job, shards))
+            plan = _settle_plan(job, layout, shards, scan, chosen, settings)
         ledger = Ledger(layout, plan)
         finished_before = finish_stamp(manifest, chosen, plan.id)
         if _was_finished(ledger, finished_before):
             log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
+            reuse.keep(job, ledger, keys)
             return _end(ledger, job)
-        order = WorkOrder(job, partition, list(chosen), plan, finished_before)
+        with stages.measure("planning"):
+            reused = reuse.take_over(job, layout, plan, keys, scan)
+        order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused)
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
             order, ledger, committed, engine, tokenizer, on_progress, stop or threading.Event()
@@ -132,6 +146,7 @@ def run_partition(
             job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
         )
         if _commit(layout, job, partition, plan, assembled, report, before, version):
+            reuse.keep(job, ledger, keys)
             clean_up(ledger, lease_seconds=job.ledger.lease_seconds)
             log.info("job=%s partition=%s documents=%d seconds=%.1f",
                      job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
@@ -178,7 +193,12 @@ def _model_fingerprint(job: Job, engine: Engine | None) -> str:
 
 
 def _settle_plan(
-    job: Job, layout: Layout, shards: list[Shard], tasks: dict[str, Task], settings: str
+    job: Job,
+    layout: Layout,
+    shards: list[Shard],
+    scan: Callable[[], list[Scanned]],
+    tasks: dict[str, Task],
+    settings: str,
 ) -> Plan:
     """The stored plan where it is still right; else a new one, put where workers and `docmill status` find it.
 
@@ -189,7 +209,7 @@ def _settle_plan(
         stored, version = read_plan(layout.plan)
         if stored is not None and is_plan_of(stored, shards, fingerprint=settings):
             return stored
-        plan = plan or make_plan(job, layout.partition, shards, tasks, fingerprint=settings)
+        plan = plan or make_plan(job, layout.partition, shards, scan(), tasks, fingerprint=settings)
         if stored is not None and stored.id == plan.id:
             return stored
         if storage.replace_bytes(layout.plan, encode_plan(plan), version=version):

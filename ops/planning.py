@@ -35,22 +35,30 @@ MAX_UNIT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class _Scanned:
-    """What planning needs to know of a shard's rows: 16 bytes of each."""
+class Scanned:
+    """What planning needs to know of a shard's rows: 24 bytes of each."""
 
     lengths: array[int]  # bytes of text
+    text_keys: array[int]  # 0 where the text is null
     id_hashes: array[int] | None  # 0 where the id is null
     error: str | None = None
 
 
-def make_plan(
-    job: Job, partition: Partition, shards: list[Shard], tasks: Mapping[str, Task], *, fingerprint: str
-) -> Plan:
-    """The plan of these shards; the same for the same files and settings. A shard that cannot be used is in it too.
+def scan_shards(job: Job, shards: list[Shard]) -> list[Scanned]:
+    """Read all texts once. Raises `StorageError` where the store does not answer."""
+    return [_scan(job, shard) for shard in shards]
 
-    Raises `StorageError` where the store does not answer.
-    """
-    scans = [_scan(job, shard) for shard in shards]
+
+def make_plan(
+    job: Job,
+    partition: Partition,
+    shards: list[Shard],
+    scans: list[Scanned],
+    tasks: Mapping[str, Task],
+    *,
+    fingerprint: str,
+) -> Plan:
+    """The plan of these shards; the same for the same files and settings. A shard that cannot be used is in it too."""
     duplicates = _duplicates(scans)
     planned: list[PlannedShard] = []
     units: list[Unit] = []
@@ -89,27 +97,29 @@ def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint:
     return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
 
-def _scan(job: Job, shard: Shard) -> _Scanned:
+def _scan(job: Job, shard: Shard) -> Scanned:
     source = job.source
     wants_ids = job.prepare.duplicate_ids == "fail"
-    lengths, id_hashes = array("q"), array("Q")
+    lengths, text_keys, id_hashes = array("q"), array("Q"), array("Q")
     try:
         with ShardReader(
             shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
         ) as reader:
-            for ids, some_lengths in reader.ids_and_lengths(ids=wants_ids):
-                lengths.extend(some_lengths)
-                if ids is not None:
+            for batch in reader.scan(ids=wants_ids):
+                lengths.extend(batch.lengths)
+                text_keys.extend(batch.text_keys)
+                if batch.ids is not None:
                     id_hashes.extend(
-                        0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode()) for doc_id in ids
+                        0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode())
+                        for doc_id in batch.ids
                     )
     except SHARD_ERRORS as error:
         log.warning("shard failed: %s", error)
-        return _Scanned(array("q"), array("Q") if wants_ids else None, str(error))
-    return _Scanned(lengths, id_hashes if wants_ids else None)
+        return Scanned(array("q"), array("Q"), array("Q") if wants_ids else None, str(error))
+    return Scanned(lengths, text_keys, id_hashes if wants_ids else None)
 
 
-def _duplicates(scans: list[_Scanned]) -> dict[int, list[int]]:
+def _duplicates(scans: list[Scanned]) -> dict[int, list[int]]:
     """Rows whose id an earlier row has, by the shard's number. A shard that cannot be used has no rows here."""
     found: dict[int, list[int]] = {}
     hashes = [scan.id_hashes for scan in scans if scan.id_hashes is not None]

@@ -8,6 +8,7 @@ The frame is rendered through the model's own chat template; the document's toke
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,8 +24,8 @@ _SLOT = "docmill:here-stands-the-document"
 class Frame:
     """Token ids before and behind the document's."""
 
-    before: list[int]
-    behind: list[int]
+    before: array[int]
+    behind: array[int]
 
     @property
     def num_tokens(self) -> int:
@@ -40,10 +41,10 @@ class Prompts:
         self._system_prompt = system_prompt
         self.frame = lru_cache(maxsize=1024)(self._frame)
 
-    def render(self, text: str, token_ids: Sequence[int], instruction: str) -> list[int]:
+    def render(self, text: str, token_ids: Sequence[int], instruction: str) -> array[int]:
         """The whole prompt for one instruction about one text, whose token ids are given."""
         frame = self.frame(instruction, _fence(text))
-        return [*frame.before, *token_ids, *frame.behind]
+        return frame.before + array("i", token_ids) + frame.behind
 
     def num_frame_tokens(self, instruction: str) -> int:
         """What the frame takes of the model's context, at most: a fence with a number takes more than one without."""
@@ -61,7 +62,8 @@ class Prompts:
             raise JobError(
                 "model", ["its chat template drops or rewrites the user's message; docmill cannot use it"]
             )
-        return Frame(self.tokenizer.encode_trusted(before), self.tokenizer.encode_trusted(behind))
+        encode = self.tokenizer.encode_trusted
+        return Frame(array("i", encode(before)), array("i", encode(behind)))
 
 
 def _fence(text: str) -> str:

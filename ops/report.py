@@ -54,15 +54,19 @@ class TaskReport(_Figures):
     kind: str
     counts: Counts = Field(default_factory=Counts)
     requests: int = 0
+    duplicate_requests: int = 0  # of them, answered by an equal request of another row
+    reused_requests: int = 0  # of them, answered in a run that was finished before, see `reuse` of the job
     tokens: Tokens = Field(default_factory=Tokens)
+    spared_tokens: Tokens = Field(default_factory=Tokens)  # of those two: in `tokens`, and not computed
     truncated_answers: int = 0  # cut off at the token limit
     errors: dict[str, int] = Field(default_factory=dict)  # rows by reason, failed and skipped
     usd: float | None = None
 
     def weight(self) -> float:
         """Share of the engine's work, in computed prompt tokens."""
-        tokens = self.tokens
-        return tokens.prompt - tokens.cached + PROMPT_TOKENS_PER_OUTPUT_TOKEN * tokens.output
+        tokens, spared = self.tokens, self.spared_tokens
+        written = tokens.output - spared.output
+        return tokens.prompt - tokens.cached + PROMPT_TOKENS_PER_OUTPUT_TOKEN * written
 
 
 class FailedShard(_Figures):
@@ -147,6 +151,7 @@ class Report(_Figures):
     requests: int
     dead_letters: int  # requests that failed for good, see dead_letters.parquet
     tokens: Tokens  # of the answers
+    spared_tokens: Tokens = Field(default_factory=Tokens)  # of them, what duplicates and earlier runs spared
     computed_tokens: (
         Tokens  # by the engines, in runs that did not end too: more than `tokens` is work done twice
     )

@@ -12,51 +12,88 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import Self
 
-from docmill.data.layout import Layout
+from docmill.data.kept_answers import KeptAnswer
+from docmill.data.layout import Layout, join
 from docmill.data.segments import FinishedRequest, read_segments, write_segment
 from docmill.engine.types import Completion, RequestError
+from docmill.ops.dialogues import Known
 
 
 class UnitBook:
-    """What is known of one unit's requests: from segments of earlier runs, and from this one."""
+    """What is known of one unit: from segments of runs that did not end, from finished runs, and from this one."""
 
-    def __init__(self, unit_id: str, known: dict[str, FinishedRequest], writer: SegmentWriter):
-        self._unit_id, self._known, self._writer = unit_id, known, writer
+    def __init__(
+        self,
+        unit_id: str,
+        known: dict[str, FinishedRequest],
+        reused: dict[str, FinishedRequest],
+        writer: SegmentWriter,
+    ):
+        self.kept: list[KeptAnswer] = []  # for later runs; see `DocumentBook`
+        self._unit_id, self._known, self._reused, self._writer = unit_id, known, reused, writer
 
     def forget(self) -> None:
         """The unit's answers are complete: its requests need not be written any more."""
         self._writer.forget(self._unit_id)
 
-    def find(self, request_key: str) -> Completion | None:
+    def find(self, request_key: str) -> Known | None:
         """The completion of a request that was answered before; its request id is empty."""
-        found = self._known.get(request_key)
-        if found is None:
-            return None
-        error = (
-            RequestError(found.error_reason, found.error_message or "")
-            if found.error_reason is not None
-            else None
-        )
-        return Completion(
-            "", found.token_ids, found.finish_reason, found.usage, found.label_logprobs, error, found.attempts
-        )
+        if (found := self._known.get(request_key)) is not None:
+            return Known(_completion(found), "duplicate" if found.duplicate else "engine")
+        if (found := self._reused.get(request_key)) is not None:
+            return Known(_completion(found), "finished run")
+        return None
 
-    def record(self, request_key: str, completion: Completion) -> None:
+    def record(self, request_key: str, completion: Completion, *, duplicate: bool = False) -> None:
         """Have it written with the next segment."""
-        error = completion.error
-        self._writer.add(
-            self._unit_id,
-            FinishedRequest(
-                request_key,
-                completion.token_ids,
-                completion.finish_reason,
-                completion.usage,
-                completion.label_logprobs,
-                error.reason if error else None,
-                error.message if error else None,
-                completion.attempts,
-            ),
-        )
+        self._writer.add(self._unit_id, _finished(request_key, completion, duplicate))
+
+
+class DocumentBook:
+    """One document's part of its unit's book: what is kept of it is kept under its text."""
+
+    __slots__ = ("_text_key", "_unit")
+
+    def __init__(self, unit: UnitBook, text_key: int):
+        self._unit, self._text_key = unit, text_key
+
+    def find(self, request_key: str) -> Known | None:
+        """As in the unit's book."""
+        return self._unit.find(request_key)
+
+    def record(self, request_key: str, completion: Completion, *, duplicate: bool = False) -> None:
+        """As in the unit's book."""
+        self._unit.record(request_key, completion, duplicate=duplicate)
+
+    def keep(self, request_key: str, completion: Completion) -> None:
+        """For runs to come, when the unit is done."""
+        self._unit.kept.append(KeptAnswer(self._text_key, _finished(request_key, completion)))
+
+
+def _completion(found: FinishedRequest) -> Completion:
+    error = (
+        RequestError(found.error_reason, found.error_message or "")
+        if found.error_reason is not None
+        else None
+    )
+    return Completion(
+        "", found.token_ids, found.finish_reason, found.usage, found.label_logprobs, error, found.attempts
+    )
+
+
+def _finished(request_key: str, completion: Completion, duplicate: bool = False) -> FinishedRequest:
+    error = completion.error
+    return FinishedRequest(
+        request_key,
+        completion.token_ids,
+        completion.finish_reason,
+        completion.usage,
+        completion.label_logprobs,
+        error.reason if error else None,
+        error.message if error else None,
+        completion.attempts,
+        duplicate,
+    )
 
 
 class SegmentWriter:
@@ -76,10 +113,15 @@ class SegmentWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="docmill-write")
         self._jobs: list[Future[None]] = []
 
-    def open_book(self, unit_id: str, ancestors: tuple[str, ...] = ()) -> UnitBook:
-        """The book of a unit that begins, with all that earlier workers knew of it."""
-        folders = [self._layout.segments(name) for name in (unit_id, *ancestors)]
-        return UnitBook(unit_id, read_segments(folders), self)
+    def open_book(self, unit_id: str, ancestors: tuple[str, ...] = (), reused: str | None = None) -> UnitBook:
+        """The book of a unit that begins, with all that earlier workers knew of it.
+
+        `reused` is the folder with what finished runs knew, where they knew something.
+        """
+        names = (unit_id, *ancestors)
+        known = read_segments(self._layout.segments(name) for name in names)
+        from_finished = read_segments(join(reused, name) for name in names) if reused is not None else {}
+        return UnitBook(unit_id, known, from_finished, self)
 
     def add(self, unit_id: str, finished: FinishedRequest) -> None:
         """Take one finished request."""

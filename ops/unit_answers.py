@@ -19,6 +19,7 @@ import pyarrow.feather as feather
 
 from docmill.data import storage
 from docmill.data.dead_letters import DeadLetter, encode_dead_letters
+from docmill.data.kept_answers import encode_part
 from docmill.data.layout import join
 from docmill.data.ledger import Done, Ledger
 from docmill.data.records import Answer, Status
@@ -28,11 +29,12 @@ from docmill.ops.dialogues import FailedRequest
 from docmill.ops.feed import BatchReady, UnitFailed, UnitOpened
 from docmill.ops.prepare import Refusal
 from docmill.ops.report import TaskReport, now
-from docmill.ops.segment_writer import SegmentWriter, UnitBook
+from docmill.ops.segment_writer import DocumentBook, SegmentWriter, UnitBook
 from docmill.ops.tasks.task import Task
 
 MAX_OPEN_ROWS = 20_000
 DEAD_LETTERS = "dead_letters"  # their part's name; no task can be called so, see `ops.job`
+REQUESTS = "_requests"  # the part of what is kept for later runs; tasks begin with a letter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +79,13 @@ class UnitAnswers:
         *,
         job: str,
         model: str,
+        keep: bool = False,
+        reused: str | None = None,
     ):
+        """`keep`: leave the requests for later runs; `reused`: the folder with those of runs that were finished."""
         self.num_rows_written = self.num_answers = self.num_failed = 0
         self._ledger, self._claims, self._writer, self._tasks = ledger, claims, writer, tasks
-        self._job, self._model = job, model
+        self._job, self._model, self._keep, self._reused = job, model, keep, reused
         self._units: dict[int, _OpenUnit] = {}  # by the identity of what is held
         self._num_open_rows = self._num_open_answers = 0
 
@@ -101,10 +106,10 @@ class UnitAnswers:
             name: answer_schema(event.carried_schema, task.columns, job=self._job)
             for name, task in self._tasks.items()
         }
-        book = self._writer.open_book(unit.id, unit.ancestors)
+        book = self._writer.open_book(unit.id, unit.ancestors, self._reused)
         self._units[id(event.held)] = _OpenUnit(event.held, schemas, book)
 
-    def open_batch(self, event: BatchReady) -> list[tuple[Place, UnitBook]]:
+    def open_batch(self, event: BatchReady) -> list[tuple[Place, DocumentBook]]:
         """Make room for a batch's answers. Rows that are not asked about get theirs at once. Returns a place a row.
 
         Of rows that another worker has taken over meanwhile nothing is returned.
@@ -131,7 +136,10 @@ class UnitAnswers:
             if isinstance(row, Refusal):
                 for name in self._tasks:
                     self.add(place, name, Answer(row.status, error=str(row)))
-        return [(place, unit.book) for place in places]
+        return [
+            (place, DocumentBook(unit.book, key))
+            for place, key in zip(places, event.text_keys[:num_rows], strict=True)
+        ]
 
     def add(self, place: Place, task_name: str, answer: Answer, failed: FailedRequest | None = None) -> None:
         """Take one answer; has the unit written when it was the last."""
@@ -214,11 +222,15 @@ class UnitAnswers:
                 )
         for name, uri in parts.items():
             table = pa.Table.from_batches(batches[name], schema=unit.schemas[name])
-            storage.put_bytes(uri, _encode(table.unify_dictionaries()))
+            # In one piece: each piece of each column is compressed for itself.
+            storage.put_bytes(uri, _encode(table.unify_dictionaries().combine_chunks()))
         letters = _dead_letters(unit, covered.end_row)
         if letters:
             parts[DEAD_LETTERS] = join(folder, f"{DEAD_LETTERS}.parquet")
             storage.put_bytes(parts[DEAD_LETTERS], encode_dead_letters(letters))
+        if self._keep:
+            parts[REQUESTS] = join(folder, "requests.arrow")
+            storage.put_bytes(parts[REQUESTS], encode_part(unit.book.kept))
         figures: dict[str, Any] = {
             "rows": covered.num_rows,
             "truncated": num_truncated,
@@ -300,6 +312,11 @@ def count_answers(report: TaskReport, answers: list[Answer]) -> None:
     report.counts.failed += statuses[Status.FAILED]
     report.counts.skipped += statuses[Status.SKIPPED]
     report.requests += sum(answer.num_requests for answer in answers)
+    report.duplicate_requests += sum(answer.num_duplicates for answer in answers)
+    report.reused_requests += sum(answer.num_reused for answer in answers)
+    report.spared_tokens.prompt += sum(answer.spared.num_prompt_tokens for answer in answers)
+    report.spared_tokens.cached += sum(answer.spared.num_cached_tokens for answer in answers)
+    report.spared_tokens.output += sum(answer.spared.num_output_tokens for answer in answers)
     report.truncated_answers += sum(answer.finish_reason == "length" for answer in answers)
     report.tokens.prompt += sum(answer.usage.num_prompt_tokens for answer in answers)
     report.tokens.cached += sum(answer.usage.num_cached_tokens for answer in answers)

@@ -60,6 +60,7 @@ class WorkOrder:
     tasks: list[str]
     plan: Plan
     finished_before: str  # `manifest.finish_stamp`: another one means that somebody has finished the work
+    reused: str | None = None  # folder with what finished runs know of the plan's texts, see `ops.reuse`
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,14 @@ class _Worker:
             )
             self.writer = writer
             self.answers = UnitAnswers(
-                self.ledger, claims, writer, self.tasks, job=job.name, model=engine.info.model
+                self.ledger,
+                claims,
+                writer,
+                self.tasks,
+                job=job.name,
+                model=engine.info.model,
+                keep=job.reuse.runs > 0,
+                reused=order.reused,
             )
             max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
             self.dialogues = Dialogues(

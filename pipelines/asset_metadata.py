@@ -44,6 +44,8 @@ def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> 
         "errors": MetadataValue.json(figures.errors),
         "truncated_answers": figures.truncated_answers,
         "requests": figures.requests,
+        "duplicate_requests": figures.duplicate_requests,
+        "reused_requests": figures.reused_requests,
         "prompt_tokens": figures.tokens.prompt,
         "cached_tokens": figures.tokens.cached,
         "output_tokens": figures.tokens.output,

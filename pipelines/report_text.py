@@ -55,8 +55,11 @@ def incident_lines(incidents: list[IncidentReport]) -> list[str]:
 
 def tokens_computed_again(report: Report) -> int:
     """Tokens that engines computed, in runs that did not end too, beyond those of the answers."""
-    computed, answered = report.computed_tokens, report.tokens
-    return max(0, computed.prompt + computed.output - answered.prompt - answered.output)
+    computed, needed = report.computed_tokens, report.tokens
+    spared = report.spared_tokens
+    return max(
+        0, computed.prompt + computed.output + spared.prompt + spared.output - needed.prompt - needed.output
+    )
 
 
 def _tasks(report: Report) -> Table:
@@ -128,6 +131,12 @@ def _figures(report: Report) -> list[str]:
         f"rate       {rates.documents_per_second:,.1f} documents/s, {tokens_per_second:,.0f} tokens/s, of which "
         f"{rates.output_tokens_per_second:,.0f} written; engine busy {rates.engine_busy_share:.0%}",
     ]
+    duplicates = sum(task.duplicate_requests for task in report.tasks.values())
+    reused = sum(task.reused_requests for task in report.tasks.values())
+    if duplicates or reused:
+        parts = [f"{duplicates:,} as duplicates"] * bool(duplicates)
+        parts += [f"{reused:,} answered in earlier runs"] * bool(reused)
+        lines.append(f"spared     {' and '.join(parts)} of {report.requests:,} requests")
     if cost.usd is None:
         return [
             *lines,

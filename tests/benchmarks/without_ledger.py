@@ -17,7 +17,7 @@ from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
 from docmill.ops.chunking import Chunk
 from docmill.ops.dialogues import Dialogues
-from docmill.ops.feed import BATCH_ROWS, Ahead, DocumentCutter
+from docmill.ops.feed import Ahead, DocumentCutter
 from docmill.ops.job import Job
 from docmill.ops.partitions import find_shards
 from docmill.ops.prepare import Refusal
@@ -57,7 +57,6 @@ def run_without_ledger(
         for shard in find_shards(job, partition):
             with ShardReader(
                 shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry,
-                max_batch_rows=BATCH_ROWS,
             ) as reader:  # fmt: skip
                 schemas[shard.name] = {
                     name: answer_schema(reader.carried_schema, task.columns, job=job.name)

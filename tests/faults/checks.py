@@ -12,6 +12,7 @@ from faults.kills import JobOutcome
 
 from docmill.data import storage
 from docmill.data.layout import INTERNAL
+from docmill.data.plan import read_plan
 
 
 def check_answers(outcome: JobOutcome, job: JobFolder, right: Undisturbed) -> None:
@@ -36,8 +37,14 @@ def check_answers(outcome: JobOutcome, job: JobFolder, right: Undisturbed) -> No
 
 
 def check_objects(outcome: JobOutcome, job: JobFolder) -> None:
-    """Nothing lies in the output but answers, plan, report and manifest; no upload was left half done."""
+    """Nothing lies in the output but answers, plan, report, manifest and the requests for later runs.
+
+    No upload was left half done.
+    """
     internal = {f"{INTERNAL}/dt={DAY}/{name}" for name in ("plan.parquet", "report.json", "manifest.json")}
+    plan, _ = read_plan(job.layout.plan)
+    assert plan is not None
+    internal.add(job.layout.kept_answers(plan.id).removeprefix(f"{job.output_uri}/"))
     wanted = internal | {
         f"{task}/dt={DAY}/part-{number:04}.parquet" for task in ANSWER_COLUMNS for number in range(SHARDS)
     }

@@ -43,15 +43,14 @@ from docmill.data.records import Partition, Shard
 from docmill.data.segments import FinishedRequest
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Completion
 from docmill.ops import claims as claims_module
 from docmill.ops import feed
 from docmill.ops.claims import Claims, Held
-from docmill.ops.dialogues import Dialogues
+from docmill.ops.dialogues import Dialogues, Known
 from docmill.ops.feed import BatchReady, Event, UnitEnded, UnitFailed, UnitOpened, read_units
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
-from docmill.ops.planning import make_plan, settings_fingerprint
+from docmill.ops.planning import make_plan, scan_shards, settings_fingerprint
 from docmill.ops.prompts import Prompts
 from docmill.ops.segment_writer import SegmentWriter, UnitBook
 from docmill.ops.stages import Stages
@@ -129,7 +128,7 @@ class CheckedBook(UnitBook):
 
     durable: frozenset[str] = frozenset()
 
-    def find(self, request_key: str) -> Completion | None:
+    def find(self, request_key: str) -> Known | None:
         found = super().find(request_key)
         assert found is not None or request_key not in self.durable, "a durable answer was asked for again"
         return found
@@ -145,8 +144,8 @@ class SteppedWriter(SegmentWriter):
         self._keys: defaultdict[str, set[str]] = defaultdict(set)
         self._of: tuple[str, set[str]] = ("", set())
 
-    def open_book(self, unit_id: str, ancestors: tuple[str, ...] = ()) -> UnitBook:
-        book = super().open_book(unit_id, ancestors)
+    def open_book(self, unit_id: str, ancestors: tuple[str, ...] = (), reused: str | None = None) -> UnitBook:
+        book = super().open_book(unit_id, ancestors, reused)
         book.__class__ = CheckedBook
         assert isinstance(book, CheckedBook)
         book.durable = frozenset().union(*(self._durable[name] for name in (unit_id, *ancestors)))
@@ -469,7 +468,9 @@ class LedgerModel(RuleBasedStateMachine):
             tasks = {name: job.tasks[name] for name in RUNS[run][0]}
             fingerprint = settings_fingerprint(job, tasks, "fake")
             shards = storage.list_shards(f"{job.source.uri}/{PARTITION.folder}")
-            self.plans[key] = make_plan(job, PARTITION, shards, tasks, fingerprint=fingerprint)
+            self.plans[key] = make_plan(
+                job, PARTITION, shards, scan_shards(job, shards), tasks, fingerprint=fingerprint
+            )
         return self.plans[key]
 
     def _one(self, data: st.DataObject) -> Worker:

@@ -178,6 +178,7 @@ class JobFolder:
             "source": {"uri": f"{self.uri}/documents"},
             "output": {"uri": f"{self.uri}/answers"},
             "engine": {"kind": "fake"},
+            "reuse": {"runs": 0},  # each run of a test asks for itself; test_reuse.py is about the rest
             "tasks": {
                 "translations": {"kind": "translate"},
                 "classifications": {"kind": "classify", "labels": LABELS},

@@ -190,7 +190,8 @@ def test_a_long_document_is_cut_and_its_translation_joined_in_order(
     engine = scripted()
     report = folder.run(engine=engine, chunking={"max_tokens": 50})
     assert report.chunked_documents == 1
-    assert report.requests == len(engine.requests) > 40
+    twice = sum(task.duplicate_requests for task in report.tasks.values())  # two chunks of the same words
+    assert report.requests == len(engine.requests) + twice > 40
     rows = folder.rows("translations", "a")
     assert rows[0]["translation"].split() == text.split()
     assert rows[0]["translation"].count("\n\n") > 5, "paragraphs stay apart where chunks are cut there"
@@ -251,7 +252,7 @@ def test_a_run_whose_engine_dies_leaves_what_was_there(folder: Any) -> None:
     folder.run()
     before = [folder.rows(task, "a") for task in TASKS]
     manifest = folder.manifest()
-    folder.write("a", ["neu"] * 50)
+    folder.write("a", [f"neu {number}" for number in range(50)])
     with pytest.raises(EngineDied):
         folder.run(engine=DyingEngine())
     assert [folder.rows(task, "a") for task in TASKS] == before

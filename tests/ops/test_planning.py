@@ -14,7 +14,7 @@ from docmill.data import storage
 from docmill.data.plan import Plan
 from docmill.ops import planning
 from docmill.ops.partitions import find_shards
-from docmill.ops.planning import has_changed, is_plan_of, make_plan, settings_fingerprint
+from docmill.ops.planning import has_changed, is_plan_of, make_plan, scan_shards, settings_fingerprint
 
 SETTINGS = "settings"
 
@@ -22,7 +22,8 @@ SETTINGS = "settings"
 def plan_of(folder: Any, **changes: Any) -> Plan:
     job = folder.job(**changes)
     partition = job.partition("2026-11-20")
-    return make_plan(job, partition, find_shards(job, partition), job.tasks, fingerprint=SETTINGS)
+    shards = find_shards(job, partition)
+    return make_plan(job, partition, shards, scan_shards(job, shards), job.tasks, fingerprint=SETTINGS)
 
 
 def shards_of(folder: Any) -> list[Any]:

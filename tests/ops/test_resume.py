@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from counting_engine import CountingEngine
 
 from docmill.data import segments, storage
 from docmill.data.errors import StorageError
 from docmill.data.layout import Layout
 from docmill.engine.errors import EngineDied
-from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request, RequestError
 from docmill.ops import feed, partition_job
 from docmill.ops.errors import BudgetSpent, Stopped
@@ -35,34 +34,6 @@ from docmill.ops.report import Report
 TASKS = ["translations", "classifications", "summaries"]
 FINE = {"ledger": {"unit_seconds": 0.1, "segment_seconds": 0.001, "segment_answers": 1, "lease_seconds": 1}}
 DAY = "2026-11-20"
-
-
-class CountingEngine(FakeEngine):
-    """Notes what it is asked; dies after `dies_after` completions were taken, `pause` seconds after each."""
-
-    def __init__(self, *, dies_after: int | None = None, pause: float = 0.0, **options: Any):
-        super().__init__(**options)
-        self.requests: list[Request] = []
-        self.keys: Counter[str] = Counter()
-        self.in_flight_at_death = 0
-        self._dies_after, self._pause = dies_after, pause
-        self._given = 0
-        self._held: list[Completion] = []
-
-    def submit(self, request: Request) -> None:
-        self.requests.append(request)
-        self.keys[request.key("fake")] += 1
-        super().submit(request)
-
-    def completions(self, timeout_seconds: float) -> list[Completion]:
-        if self._dies_after is not None and self._given >= self._dies_after:
-            self.in_flight_at_death = len(self.requests) - self._given
-            raise EngineDied("killed", self.in_flight_at_death)
-        time.sleep(self._pause)
-        self._held += super().completions(0.0 if self._held else timeout_seconds)
-        given, self._held = self._held[:5], self._held[5:]
-        self._given += len(given)
-        return given
 
 
 def fill(folder: Any, *, shards: int = 3, rows: int = 40) -> None:

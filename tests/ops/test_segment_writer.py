@@ -69,7 +69,8 @@ def test_a_book_finds_what_workers_before_had_written_errors_too(layout: Layout)
     with SegmentWriter(layout, "w2", seconds=600, num_answers=1000) as writer:
         book = writer.open_book("half", ("whole",))
         found = [book.find(key) for key in ("k1", "k2", "k3")]
-    assert [(c.token_ids, c.usage, c.error, c.attempts) if c else None for c in found] == [
+    completions = [known.completion if known else None for known in found]
+    assert [(c.token_ids, c.usage, c.error, c.attempts) if c else None for c in completions] == [
         ((1, 2), Usage(5, 0, 2), None, 1),
         ((), Usage(), RequestError("killed_engine", "twice"), 2),
         None,

@@ -1,0 +1,73 @@
+"""Finished requests that outlive their run: what an unchanged document's answers are taken from on later nights.
+
+One Parquet file a finished run, in the order of its plan. A row is a request's answer, beside a hash of the whole text
+that it was about, by which a later plan finds it (`ops.reuse`). Whether it really answers a request is decided by the
+`request_key` alone. Errors, and answers that the same prompt need not give again, are not kept.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+
+from docmill.data import segments, storage
+from docmill.data.segments import FinishedRequest
+
+_TASKS_KEY = b"docmill.tasks"
+
+SCHEMA = pa.schema([pa.field("text_key", pa.uint64(), nullable=False), *segments.SCHEMA])
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """One request's answer and the text that it was about."""
+
+    text_key: int  # see `utf8.text_key`
+    finished: FinishedRequest
+
+
+def encode_part(answers: Iterable[KeptAnswer]) -> bytes:
+    """One unit's answers as an Arrow file."""
+    kept = list(answers)
+    rows = segments.to_table(answer.finished for answer in kept)
+    keys = pa.array([answer.text_key for answer in kept], pa.uint64())
+    sink = io.BytesIO()
+    feather.write_feather(rows.add_column(0, SCHEMA.field(0), keys), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_part(uri: str) -> pa.Table:
+    """The answers of one unit. Raises `StorageNotFound`, `ArrowException` or `OSError`."""
+    return feather.read_table(io.BytesIO(storage.read_bytes(uri)), memory_map=False)
+
+
+def schema_of(tasks: Collection[str]) -> pa.Schema:
+    """The schema of a file of kept answers; `tasks` are hashes of all that their answers depend on but the texts."""
+    return SCHEMA.with_metadata({_TASKS_KEY: json.dumps(sorted(tasks)).encode()})
+
+
+class KeptFile:
+    """One file of kept answers: `tasks`, and its row groups."""
+
+    def __init__(self, file: pq.ParquetFile):
+        self._file = file
+        self.tasks = set(json.loads((file.schema_arrow.metadata or {})[_TASKS_KEY]))
+
+    def groups(self) -> Iterator[pa.Table]:
+        """Row group by row group: at most `ROWS_PER_GROUP` rows or `MAX_GROUP_BYTES` in memory."""
+        for number in range(self._file.num_row_groups):
+            yield self._file.read_row_group(number)
+
+
+@contextmanager
+def open_kept(uri: str) -> Iterator[KeptFile]:
+    """Raises `StorageNotFound`, or `ArrowException`, `OSError` or `LookupError` for a file that is none of ours."""
+    with storage.open_input(uri) as stream:
+        yield KeptFile(pq.ParquetFile(stream))
