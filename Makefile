@@ -8,7 +8,7 @@ LOCK      := requirements/$(EXTRA).txt
 SEED      ?= 7
 DOCUMENTS ?= 300
 RUNS      ?= 12
-TESTERS   ?= 2
+TESTERS   ?= 3
 
 # -qq: pip's warnings about the reader's own pip settings are not ours to print; errors still are.
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
@@ -29,7 +29,7 @@ ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 	@.venv/bin/docmill ui
 
 # File by file and in order: what a module sets up is set up once, and the longest modules do not come last.
-test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger" TESTERS=2)
+test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger" TESTERS=3)
 	@.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(READY)  ## what the ledger costs, and how soon a killed run goes on; JSON in tests/benchmarks/results (25 minutes)

@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -25,19 +24,14 @@ _TASKS_KEY = b"docmill.tasks"
 SCHEMA = pa.schema([pa.field("text_key", pa.uint64(), nullable=False), *segments.SCHEMA])
 
 
-@dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """One request's answer and the text that it was about."""
-
-    text_key: int  # see `utf8.text_key`
-    finished: FinishedRequest
-
-
-def encode_part(answers: Iterable[KeptAnswer]) -> bytes:
-    """One unit's answers as an Arrow file."""
-    kept = list(answers)
-    rows = segments.to_table(answer.finished for answer in kept)
-    keys = pa.array([answer.text_key for answer in kept], pa.uint64())
+def encode_part(answers: Iterable[tuple[int, FinishedRequest]]) -> bytes:
+    """One unit's answers, each with its text's key (`utf8.text_key`), as an Arrow file."""
+    text_keys, finished = [], []
+    for text_key, answer in answers:
+        text_keys.append(text_key)
+        finished.append(answer)
+    rows = segments.to_table(finished)
+    keys = pa.array(text_keys, pa.uint64())
     sink = io.BytesIO()
     feather.write_feather(rows.add_column(0, SCHEMA.field(0), keys), sink, compression="zstd")
     return sink.getvalue()
@@ -70,4 +64,5 @@ class KeptFile:
 def open_kept(uri: str) -> Iterator[KeptFile]:
     """Raises `StorageNotFound`, or `ArrowException`, `OSError` or `LookupError` for a file that is none of ours."""
     with storage.open_input(uri) as stream:
-        yield KeptFile(pq.ParquetFile(stream))
+        # A page that rotted must not become an answer.
+        yield KeptFile(pq.ParquetFile(stream, page_checksum_verification=True))

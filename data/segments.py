@@ -62,7 +62,7 @@ def put_segment(folder_uri: str, name: str, table: pa.Table) -> None:
     """The same from a table whose columns can be cast to `SCHEMA`."""
     sink = io.BytesIO()
     table = table.select(SCHEMA.names).cast(SCHEMA)
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
     storage.put_bytes(join(folder_uri, f"{name}.parquet"), sink.getvalue())
 
 
@@ -88,18 +88,24 @@ def to_table(finished: Iterable[FinishedRequest]) -> pa.Table:
 
 
 def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
-    """All finished requests below the folders, by key. A file that is no segment is left out, with a warning."""
+    """All finished requests below the folders, by key. A file that is no segment is left out, with a warning.
+
+    Of equal requests of several rows it is the one that the engine has answered.
+    """
     found: dict[str, FinishedRequest] = {}
     for folder_uri in folder_uris:
         for file in storage.list_files(folder_uri):
             try:
-                table = pq.read_table(io.BytesIO(storage.read_bytes(file.uri)), schema=SCHEMA)
+                content = io.BytesIO(storage.read_bytes(file.uri))
+                table = pq.read_table(content, schema=SCHEMA, page_checksum_verification=True)
             except StorageNotFound:  # another run has finished the partition and removes them
                 continue
             except (pa.ArrowException, OSError) as error:
                 log.warning("%s is no segment and is left out: %s", file.uri, type(error).__name__)
                 continue
             for row in table.to_pylist():
+                if row["duplicate"] and row["request_key"] in found:
+                    continue
                 logprobs = row["label_logprobs"]
                 found[row["request_key"]] = FinishedRequest(
                     row["request_key"],

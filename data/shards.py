@@ -234,7 +234,9 @@ class ShardWriter:
             os.close(handle)
             # mkstemp makes it private; the output is for all who may see the folder
             os.chmod(self._spool, 0o644)
-            self._writer = pq.ParquetWriter(self._spool, self.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._spool, self.schema, compression="zstd", write_page_checksum=True
+            )
         return self._writer
 
     def _flush(self) -> None:

@@ -116,6 +116,7 @@ class EngineInfo:
     load_seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     max_num_batched_tokens: int | None = None  # tokens computed in one step
+    dtype: str = ""  # of the computation: `auto` is another one on another device
 
 
 class Engine(Protocol):

@@ -63,6 +63,7 @@ class VllmEngine:
             max_model_len=self._owner.max_model_len,
             max_num_seqs=self._owner.max_num_seqs,
             max_num_batched_tokens=self._owner.max_num_batched_tokens,
+            dtype=self._owner.dtype,
             load_seconds=time.monotonic() - started,
             versions=_versions(),
         )
@@ -131,6 +132,7 @@ class _Owner:
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self.max_model_len = self.max_num_seqs = self.max_num_batched_tokens = 0
+        self.dtype = ""
         self.num_steps = self.num_tokens_finished = self.num_tokens_unfinished = 0
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self._counted_at = 0.0
@@ -175,6 +177,7 @@ class _Owner:
 
             engine = LLMEngine.from_engine_args(EngineArgs(**self._args))
         self.max_model_len = engine.vllm_config.model_config.max_model_len
+        self.dtype = str(engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
         table = RequestTable(max_model_len=self.max_model_len, end_token_ids=_end_token_ids(engine))

@@ -45,6 +45,7 @@ def _clean_up(ledger: Ledger, lease_seconds: float) -> None:
     for name in gone:
         remove_ledger(layout.ledger(name))
         storage.delete_folder(layout.parts_folder(name))
+    storage.delete_folder(layout.reused_folder(ledger.plan.id))
     if not kept:
         for folder in (layout.all_parts_folder, layout.segments_folder, layout.all_reused_folder):
             storage.delete_folder(folder)

@@ -127,12 +127,11 @@ class Dialogues(Generic[Key]):
         self.num_answered = 0  # requests, by the engine
         self._engine, self._prompts, self._tasks = engine, prompts, tasks
         self._max_in_flight = max_in_flight
-        self._engine_key = f"{engine.info.model_fingerprint}|{settings}"
+        self._engine_key = f"{engine.info.model_fingerprint}|{engine.info.dtype}|{settings}"
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
         self._in_flight: dict[str, _InFlight[Key]] = {}
-        self._same_as: dict[
-            str, list[_InFlight[Key]]
-        ] = {}  # key of a request in the engine -> its duplicates
+        # By key: a request in the engine, and behind it its duplicates.
+        self._same_as: dict[str, list[_InFlight[Key]]] = {}
         self._recent = RecentAnswers()
         self._finished: list[Finished[Key]] = []
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
@@ -188,13 +187,14 @@ class Dialogues(Generic[Key]):
                 continue
             if ask.sampling.repeatable:
                 if key in self._same_as:
-                    self._same_as[key].append(asked)
+                    same = self._same_as[key]  # of which one prompt is enough to hold
+                    same.append(replace(asked, request=same[0].request))
                     continue
                 recent = self._recent.find(key)
                 if recent is not None:
                     self._take_duplicate(asked, recent)
                     continue
-                self._same_as[key] = []
+                self._same_as[key] = [asked]
             self._in_flight[request.id] = asked
             self._engine.submit(request)
 
@@ -212,7 +212,7 @@ class Dialogues(Generic[Key]):
         """By the engine. Duplicates that wait for it take the same, an error too: they are as poisonous."""
         self.usage += completion.usage
         self.num_answered += 1
-        duplicates = self._same_as.pop(asked.request_key, [])
+        _, *duplicates = self._same_as.pop(asked.request_key, [asked])
         if asked.request.sampling.repeatable:
             self._recent.add(asked.request_key, completion)
         if asked.running.book is not None:

@@ -3,6 +3,7 @@
     shards --planning--> plan: work units
            --pool: workers claim units, see `ops.worker`--> parts, and a mark for each unit that is done
            --assembling--> one Parquet file per (task, shard), atomically
+           --reuse--> the requests, for later runs over the same texts
            --> report.json, and last the manifest
 
 Whatever dies on the way, running the partition again does only the rest; running a finished one replaces its files.
@@ -106,10 +107,10 @@ def run_partition(
         finished_before = finish_stamp(manifest, chosen, plan.id)
         if _was_finished(ledger, finished_before):
             log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
-            reuse.keep(job, ledger, keys)
             return _end(ledger, job)
         with stages.measure("planning"):
             reused = reuse.take_over(job, layout, plan, keys, scan)
+            scan.cache_clear()  # 24 bytes a row, for as long as the run takes
         order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused)
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
@@ -145,8 +146,8 @@ def run_partition(
         report = make_report(
             job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
         )
+        reuse.keep(job, ledger, keys)  # before the manifest: after it, another run may clean up
         if _commit(layout, job, partition, plan, assembled, report, before, version):
-            reuse.keep(job, ledger, keys)
             clean_up(ledger, lease_seconds=job.ledger.lease_seconds)
             log.info("job=%s partition=%s documents=%d seconds=%.1f",
                      job.name, partition, report.documents, report.seconds.wall)  # fmt: skip

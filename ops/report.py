@@ -152,9 +152,8 @@ class Report(_Figures):
     dead_letters: int  # requests that failed for good, see dead_letters.parquet
     tokens: Tokens  # of the answers
     spared_tokens: Tokens = Field(default_factory=Tokens)  # of them, what duplicates and earlier runs spared
-    computed_tokens: (
-        Tokens  # by the engines, in runs that did not end too: more than `tokens` is work done twice
-    )
+    # By the engines, in runs that did not end too: beyond `tokens` less the spared ones, work was done twice.
+    computed_tokens: Tokens
     tasks: dict[str, TaskReport]
     workers: int
     earlier_worker_seconds: float  # of runs that did not end, and of lost workers: in the cost too

@@ -4,8 +4,8 @@
     a run begins:  texts of its plan --take_over: joined with the files--> one file a unit, read when it is opened
 
 The join is by the hash of the whole text, and only finds candidates: an answer counts where the request is the same
-to the last token, with the same model, sampling and settings. Memory: 12 bytes a row of the plan, and
-`MAX_BYTES_HELD` of answers.
+to the last token, with the same model, sampling and settings. Memory: some 50 bytes a row of the plan while it is
+made, and `MAX_BYTES_HELD` of answers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BYTES_HELD = 128 << 20
+WRITERS = 8
 MARK = "found.json"
 
 
@@ -62,7 +64,7 @@ def take_over(
     try:
         found = json.loads(storage.read_bytes(join(folder, MARK)))
         return folder if found["requests"] else None
-    except StorageNotFound:
+    except (StorageNotFound, ValueError, LookupError, TypeError):  # or torn by a power cut
         pass
     files = _newest_first(layout)[: job.reuse.runs]
     if not files:
@@ -75,8 +77,9 @@ def take_over(
                     seeker.seek(kept.groups(), finally_found=kept.tasks.issuperset(keys))
         except StorageNotFound:  # another run has finished, and this one has become too old
             continue
-        except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-            log.warning("%s holds no answers and is left out: %s", file.uri, type(error).__name__)
+        # A damaged page may reach us as an error of the store; one that is really down fails with the next write.
+        except (StorageError, pa.ArrowException, OSError, LookupError, ValueError) as error:
+            log.warning("%s cannot be read and is left out: %s", file.uri, type(error).__name__)
     seeker.write()
     storage.put_bytes(join(folder, MARK), json.dumps({"requests": seeker.num_found}).encode())
     log.info("job=%s partition=%s requests known from finished runs: up to %d",
@@ -109,7 +112,8 @@ class _Seeker:
 
         seen: list[pl.Series] = []
         for group in groups:
-            known = pl.DataFrame(group).join(self._wanted, on="text_key")
+            # Once: a text that many rows share stands there many times, and is wanted by many units.
+            known = pl.DataFrame(group).unique(["text_key", "request_key"]).join(self._wanted, on="text_key")
             if known.is_empty():
                 continue
             self._held.append(known)
@@ -131,25 +135,31 @@ class _Seeker:
         if not self._held:
             return
         held, self._held, self._num_bytes_held = pl.concat(self._held), [], 0
+        # What it costs this run: nothing was computed.
+        held = held.unique(["unit", "request_key"]).with_columns(cached_tokens="prompt_tokens")
         name = f"{next(self._numbers):06d}"
-        for (unit,), rows in held.partition_by("unit", as_dict=True).items():
-            # What it costs this run: nothing was computed.
-            rows = rows.with_columns(cached_tokens="prompt_tokens").drop("text_key", "unit")
+
+        def put(unit: int, rows: pl.DataFrame) -> None:
             put_segment(join(self._folder, self._names[unit]), name, rows.to_arrow())
+
+        with ThreadPoolExecutor(WRITERS) as writers:
+            by_unit = held.partition_by("unit", as_dict=True).items()
+            for done in [writers.submit(put, unit, rows) for (unit,), rows in by_unit]:
+                done.result()
 
 
 def keep(job: Job, ledger: Ledger, keys: Collection[str]) -> None:
-    """Keep the requests of a run that has finished, and remove those of runs that are too old by now.
+    """Keep the requests of a run whose units are done, and remove those of runs that are too old by now.
 
-    Never raises because of the store: the answers are out, and the next run pays more at worst.
+    With `reuse.runs: 0` all are removed: whoever wants everything computed again does not want them back later.
+    Never raises because of the store: the answers are written, and the next run pays more at worst.
     """
-    if not job.reuse.runs:
-        return
     try:
-        _keep(ledger, keys)
+        if job.reuse.runs:
+            _keep(ledger, keys)
         for file in _newest_first(ledger.layout)[job.reuse.runs :]:
             storage.delete(file.uri)
-    except StorageError as error:
+    except (StorageError, OSError) as error:  # or the local disk is full, where the file is put together
         log.warning("partition=%s requests not kept for later runs: %s", ledger.plan.partition, error)
 
 
@@ -161,14 +171,17 @@ def _newest_first(layout: Layout) -> list[FoundFile]:
 
 def _keep(ledger: Ledger, keys: Collection[str]) -> None:
     layout, schema = ledger.layout, schema_of(keys)
-    view = ledger.view()
+    units = ledger.units(ledger.view())
+    marks = ledger.read_done(unit.id for unit in units)
+    if len(marks) != len(units):  # another run has finished, kept them, and cleans up
+        return
     with ShardWriter(layout.kept_answers(ledger.plan.id), schema) as writer:
-        for mark in ledger.read_done(unit.id for unit in ledger.units(view)):
-            if REQUESTS not in mark.parts:
+        for mark in marks:
+            if REQUESTS not in mark.parts:  # its shard cannot be used
                 continue
             try:
                 table = read_part(mark.parts[REQUESTS])
-            except (StorageNotFound, pa.ArrowException, OSError):  # cleaned up, after they were kept
+            except (StorageNotFound, pa.ArrowException, OSError):  # as above
                 return
             for batch in table.select(SCHEMA.names).cast(SCHEMA).to_batches():
                 writer.write(batch)

@@ -9,10 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from typing import Self
 
-from docmill.data.kept_answers import KeptAnswer
 from docmill.data.layout import Layout, join
 from docmill.data.segments import FinishedRequest, read_segments, write_segment
 from docmill.engine.types import Completion, RequestError
@@ -29,7 +29,9 @@ class UnitBook:
         reused: dict[str, FinishedRequest],
         writer: SegmentWriter,
     ):
-        self.kept: list[KeptAnswer] = []  # for later runs; see `DocumentBook`
+        # For later runs, by text and key: equal rows leave one. None where nothing is to be kept.
+        self.kept: dict[tuple[int, str], FinishedRequest] | None = None
+        self._given: set[str] = set()
         self._unit_id, self._known, self._reused, self._writer = unit_id, known, reused, writer
 
     def forget(self) -> None:
@@ -39,7 +41,9 @@ class UnitBook:
     def find(self, request_key: str) -> Known | None:
         """The completion of a request that was answered before; its request id is empty."""
         if (found := self._known.get(request_key)) is not None:
-            return Known(_completion(found), "duplicate" if found.duplicate else "engine")
+            duplicate = found.duplicate or request_key in self._given
+            self._given.add(request_key)
+            return Known(_completion(found, all_cached=duplicate), "duplicate" if duplicate else "engine")
         if (found := self._reused.get(request_key)) is not None:
             return Known(_completion(found), "finished run")
         return None
@@ -67,17 +71,21 @@ class DocumentBook:
 
     def keep(self, request_key: str, completion: Completion) -> None:
         """For runs to come, when the unit is done."""
-        self._unit.kept.append(KeptAnswer(self._text_key, _finished(request_key, completion)))
+        if self._unit.kept is not None:
+            self._unit.kept[self._text_key, request_key] = _finished(request_key, completion)
 
 
-def _completion(found: FinishedRequest) -> Completion:
+def _completion(found: FinishedRequest, *, all_cached: bool = False) -> Completion:
+    usage = found.usage
+    if all_cached:
+        usage = replace(usage, num_cached_tokens=usage.num_prompt_tokens)
     error = (
         RequestError(found.error_reason, found.error_message or "")
         if found.error_reason is not None
         else None
     )
     return Completion(
-        "", found.token_ids, found.finish_reason, found.usage, found.label_logprobs, error, found.attempts
+        "", found.token_ids, found.finish_reason, usage, found.label_logprobs, error, found.attempts
     )
 
 

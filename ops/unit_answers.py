@@ -107,6 +107,8 @@ class UnitAnswers:
             for name, task in self._tasks.items()
         }
         book = self._writer.open_book(unit.id, unit.ancestors, self._reused)
+        if self._keep:
+            book.kept = {}
         self._units[id(event.held)] = _OpenUnit(event.held, schemas, book)
 
     def open_batch(self, event: BatchReady) -> list[tuple[Place, DocumentBook]]:
@@ -228,9 +230,10 @@ class UnitAnswers:
         if letters:
             parts[DEAD_LETTERS] = join(folder, f"{DEAD_LETTERS}.parquet")
             storage.put_bytes(parts[DEAD_LETTERS], encode_dead_letters(letters))
-        if self._keep:
+        if unit.book.kept is not None:
             parts[REQUESTS] = join(folder, "requests.arrow")
-            storage.put_bytes(parts[REQUESTS], encode_part(unit.book.kept))
+            kept = ((text_key, finished) for (text_key, _), finished in unit.book.kept.items())
+            storage.put_bytes(parts[REQUESTS], encode_part(kept))
         figures: dict[str, Any] = {
             "rows": covered.num_rows,
             "truncated": num_truncated,

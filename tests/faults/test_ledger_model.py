@@ -512,7 +512,8 @@ def _answers(output: str, task: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for shard in storage.list_shards(Layout(output, PARTITION).answers_folder(task)):
         with storage.open_input(shard.uri) as stream:
-            rows += pq.read_table(stream).drop_columns(["produced_at"]).to_pylist()
+            # The time, and what was spared because an earlier run had answered it.
+            rows += pq.read_table(stream).drop_columns(["produced_at", "cached_tokens"]).to_pylist()
     return rows
 
 

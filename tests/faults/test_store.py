@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.checks import all_objects
+from faults.checks import check_objects
 from faults.job_folder import ANSWER_COLUMNS, DAY, DOCMILL, JobFolder, make_job, read_answers, write_corpus
+from faults.kills import JobOutcome
 from faults.processes import Run, send
 from faults.watch import Watch
 from servers.ceph_server import CephServer
@@ -50,8 +51,9 @@ def assert_complete(job: JobFolder, doc_ids: list[str]) -> None:
         answers = read_answers(job, task)
         assert answers["doc_id"].to_list() == doc_ids
         assert set(answers["status"]) == {"ok"}
-    left = [name for name in all_objects(job.output_uri) if "/part-" not in name]
-    assert [name.rpartition("/")[2] for name in left] == ["manifest.json", "plan.parquet", "report.json"]
+    outcome = JobOutcome("", 0, "")
+    check_objects(outcome, job)
+    assert outcome.clean, outcome
 
 
 def test_a_job_ends_well_on_a_store_that_fails_every_tenth_request(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from counting_engine import CountingEngine
 
 from docmill.data import storage
 from docmill.data.errors import StorageUnreachable
 from docmill.data.layout import Layout
+from docmill.data.plan import read_plan
 from docmill.engine.errors import EngineDied
 from docmill.engine.types import Request, RequestError
 from docmill.ops import partition_job, reuse
@@ -197,7 +200,7 @@ def test_a_run_that_dies_goes_on_with_what_it_had_found_and_what_it_had_asked(fo
     assert [task.reused_requests for task in report.tasks.values()] == [10] * 3
 
 
-def test_a_run_that_dies_before_its_requests_are_kept_keeps_them_when_it_is_run_again(
+def test_a_run_that_dies_before_its_requests_are_kept_keeps_them_when_it_goes_on(
     folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write("a", texts(0, 10))
@@ -212,6 +215,68 @@ def test_a_run_that_dies_before_its_requests_are_kept_keeps_them_when_it_is_run_
     assert kept_files(folder) == []
     assert run(folder)[0] == 0
     assert len(kept_files(folder)) == 1
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_kept_file_with_a_damaged_byte_costs_at_most_its_answers(folder: Any, at: float) -> None:
+    folder.write("a", texts(0, 200))
+    run(folder)
+    before = {task: folder.answers(task, "a") for task in TASKS}
+    (name,) = kept_files(folder)
+    path = Path(f"{folder.uri}/answers/_docmill/answers/{name}")
+    content = bytearray(path.read_bytes())
+    place = int(at * len(content))
+    content[place : place + 8] = bytes(byte ^ 0xFF for byte in content[place : place + 8])
+    path.write_bytes(content)
+    run(folder)
+    assert all(same_but_for_cost(folder.answers(task, "a"), before[task]) for task in TASKS)
+
+
+def test_a_mark_that_a_power_cut_has_torn_is_made_anew(folder: Any) -> None:
+    folder.write("a", texts(0, 30))
+    run(folder, **FINE)
+    folder.write("a", texts(10, 40), day=DAYS[1])
+    with pytest.raises(EngineDied):
+        folder.run(engine=CountingEngine(dies_after=5), day=DAYS[1], **FINE)
+    (mark,) = Path(f"{folder.uri}/answers/_docmill/dt={DAYS[1]}/reused").rglob("found.json")
+    mark.write_bytes(b"")
+    asked, report = run(folder, DAYS[1])
+    assert asked <= 30
+    assert [task.reused_requests for task in report.tasks.values()] == [20] * 3
+
+
+def test_a_text_that_most_rows_share_is_kept_once_a_unit(folder: Any) -> None:
+    folder.write("a", ["N/A"] * 3000 + texts(0, 20))
+    assert run(folder, **FINE)[0] == 21 * 3
+    (name,) = kept_files(folder)
+    kept = pq.read_metadata(f"{folder.uri}/answers/_docmill/answers/{name}").num_rows
+    units = read_plan(f"{folder.uri}/answers/_docmill/dt={DAYS[0]}/plan.parquet")[0]
+    assert units is not None
+    assert kept <= 3 * (20 + len(units.units))
+    asked, report = run(folder, **FINE)
+    assert (asked, report.documents) == (0, 3020)
+
+
+def test_what_is_computed_again_is_forgotten_where_the_job_says_so(folder: Any) -> None:
+    folder.write("a", texts(0, 10))
+    run(folder)
+    assert run(folder, reuse={"runs": 0})[0] == 30
+    assert kept_files(folder) == []
+    assert run(folder, reuse={})[0] == 30
+
+
+def test_duplicates_of_a_run_that_died_are_still_told_from_what_was_computed(folder: Any) -> None:
+    folder.write("a", ["One text.", "Another.", "One text."] * 10)
+    one_unit = {"ledger": {**FINE["ledger"], "unit_seconds": 600}}
+    dying = CountingEngine(dies_after=5)
+    with pytest.raises(EngineDied):
+        folder.run(engine=dying, **one_unit)
+    asked, report = run(folder, **one_unit)
+    assert (len(dying.requests), asked) == (6, 1)
+    assert [task.duplicate_requests for task in report.tasks.values()] == [28] * 3
+    for task in TASKS:
+        rows = folder.answers(task, "a")
+        assert sum(row["cached_tokens"] < row["prompt_tokens"] for row in rows) == 2
 
 
 def test_files_that_are_none_cost_a_warning_and_nothing_else(
