@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import pickle
 import resource
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 from docmill.engine.child_process import die_with
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError
+from docmill.engine.garbage import no_garbage_collection
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.process_messages import Answers, Beat, Died, Loaded, LoadFailed, Opening
 from docmill.engine.types import HostedEngine
@@ -109,10 +111,13 @@ def _open(opening: Opening) -> HostedEngine:
         resource.setrlimit(resource.RLIMIT_DATA, (opening.memory_bytes, opening.memory_bytes))
     sys.path += [folder for folder in opening.sys_path if folder not in sys.path]
     try:
-        open_engine = pickle.loads(opening.open_engine)
+        with no_garbage_collection():
+            open_engine = pickle.loads(opening.open_engine)
     except (ImportError, AttributeError) as error:
         raise EngineConfigError(f"the engine's process cannot import it: {error}") from error
-    engine: HostedEngine = open_engine()
+    with no_garbage_collection():
+        engine: HostedEngine = open_engine()
+    gc.freeze()  # what is there now stays for as long as this process does
     return engine
 
 
