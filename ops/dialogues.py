@@ -137,7 +137,8 @@ class Dialogues(Generic[Key]):
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
         self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
 
-    def __len__(self) -> int:
+    @property
+    def num_open(self) -> int:
         """Requests waiting here or in the engine."""
         return len(self._ready) + len(self._in_flight)
 

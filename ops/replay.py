@@ -186,7 +186,7 @@ def _ask(
             dialogues.start((name, document.row), chunks, tasks=rows[document.row])
             while not dialogues.wants_more:
                 collect()
-    while len(dialogues):
+    while dialogues.num_open:
         collect()
     return finished
 

@@ -213,7 +213,7 @@ class _Worker:
         assert self.dialogues is not None
         assert self.answers is not None
         dialogues, answers = self.dialogues, self.answers
-        while not feed.exhausted or len(dialogues) or writer.num_waiting:
+        while not feed.exhausted or dialogues.num_open or writer.num_waiting:
             self.context.poll()
             if self.context.stopping:
                 self._drain()
@@ -226,17 +226,18 @@ class _Worker:
                 and answers.has_room
                 and writer.num_waiting < MAX_WRITES_WAITING
             ):
-                event = feed.take(POLL_SECONDS if not len(dialogues) else 0.0)
+                event = feed.take(POLL_SECONDS if not dialogues.num_open else 0.0)
                 if event is None:
                     break
                 self._take(event)
             dialogues.pump()
             self._collect(POLL_SECONDS)
-            if not len(dialogues) and feed.exhausted:
+            if not dialogues.num_open and feed.exhausted:
                 time.sleep(WRITING_POLL_SECONDS)
             answers.drop_lost()
             writer.write_if_due()
             self._show("running")
+        self._show("running", now=True)
         return False
 
     def _take(self, event: Event) -> None:
@@ -269,10 +270,10 @@ class _Worker:
             self._collect(POLL_SECONDS)
 
     def _figures(self, beat: Beat) -> Beat:
-        usage = self.dialogues.usage if self.dialogues else None
+        usage = self.dialogues.usage if self.dialogues is not None else None
         return replace(
             beat,
-            num_rows_done=self.answers.num_rows_done if self.answers else 0,
+            num_rows_done=self.answers.num_rows_done if self.answers is not None else 0,
             num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
             num_output_tokens=usage.num_output_tokens if usage else 0,
             seconds=time.monotonic() - self.started,
@@ -293,8 +294,8 @@ class _Worker:
             "seconds": seconds,
             "engine_tokens": engine.num_tokens - self.tokens_before,  # those lost with an engine included
             "requests": dialogues.num_answered,
-            "answers": self.answers.num_answers if self.answers else 0,
-            "failed": self.answers.num_failed if self.answers else 0,
+            "answers": self.answers.num_answers if self.answers is not None else 0,
+            "failed": self.answers.num_failed if self.answers is not None else 0,
             "tokens": {
                 "prompt": usage.num_prompt_tokens,
                 "cached": usage.num_cached_tokens,
@@ -309,13 +310,13 @@ class _Worker:
         if not now and time.monotonic() - self.shown < PROGRESS_SECONDS:
             return
         self.shown = time.monotonic()
-        num_done = self.claims.num_rows_elsewhere if self.answers else 0
-        usage = self.dialogues.usage if self.dialogues else None
+        num_done = self.claims.num_rows_elsewhere if self.answers is not None else 0
+        usage = self.dialogues.usage if self.dialogues is not None else None
         self.on_progress(
             Progress(
                 stage=stage,
-                num_documents_done=num_done + (self.answers.num_rows_done if self.answers else 0),
-                num_documents_total=self.order.plan.num_documents if self.answers else None,
+                num_documents_done=num_done + (self.answers.num_rows_done if self.answers is not None else 0),
+                num_documents_total=self.order.plan.num_documents if self.answers is not None else None,
                 num_output_tokens=usage.num_output_tokens if usage else 0,
                 num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
                 seconds=max(0.0, self.shown - self.started - self.stages.seconds["model_load"]),

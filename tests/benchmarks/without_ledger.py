@@ -67,9 +67,9 @@ def run_without_ledger(
                     yield _Batch(shard.name, batch), rows
 
     with Ahead(read(), num_ahead=NUM_BATCHES_AHEAD) as feed:
-        while not feed.exhausted or len(dialogues):
+        while not feed.exhausted or dialogues.num_open:
             while not feed.exhausted and dialogues.wants_more:
-                item = feed.take(0.0 if len(dialogues) else POLL_SECONDS)
+                item = feed.take(0.0 if dialogues.num_open else POLL_SECONDS)
                 if item is None:
                     break
                 open_batch, rows = item

@@ -37,7 +37,7 @@ def run_to_end(dialogues: Dialogues[Any]) -> dict[tuple[Any, str], Finished[Any]
         for each in dialogues.collect(0.0):
             assert (each.key, each.task_name) not in finished, "answered twice"
             finished[each.key, each.task_name] = each
-        if not len(dialogues):
+        if not dialogues.num_open:
             return finished
     raise AssertionError("no end")
 

@@ -20,6 +20,7 @@ import pytest
 from docmill.data import storage
 from docmill.data.errors import StorageError
 from docmill.data.layout import Layout, answers_glob
+from docmill.data.ledger import Beat, Ledger
 from docmill.data.records import Usage
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
@@ -317,9 +318,9 @@ class SlowlyAnsweringEngine(FakeEngine):
 
 def test_progress_only_grows_and_ends_with_all(folder: Any) -> None:
     for name in ("a", "b", "c"):
-        folder.write(name, [f"Text {number}" for number in range(12)])
+        folder.write(name, [f"Text {number} of {name}" for number in range(12)])
     seen: list[Progress] = []
-    folder.run(engine=SlowlyAnsweringEngine(), on_progress=seen.append)
+    report = folder.run(engine=SlowlyAnsweringEngine(), on_progress=seen.append)
     assert [progress.stage for progress in seen[:2]] == ["planning", "loading model"]
     assert [progress.stage for progress in seen[-1:]] == ["writing"]
     assert {progress.stage for progress in seen[2:-1]} == {"running"}
@@ -328,8 +329,24 @@ def test_progress_only_grows_and_ends_with_all(folder: Any) -> None:
         assert earlier.num_output_tokens <= later.num_output_tokens
         assert earlier.seconds <= later.seconds
     assert all(progress.num_documents_done <= (progress.num_documents_total or 0) for progress in seen[2:])
-    assert seen[-1].num_documents_done == seen[-1].num_documents_total == 36
+    for last in seen[-2:]:  # the worker's own, and the one while files are put together
+        assert last.num_documents_done == last.num_documents_total == 36
+        assert last.num_output_tokens == sum(task.tokens.output for task in report.tasks.values()) > 0
+        assert last.num_prompt_tokens == sum(task.tokens.prompt for task in report.tasks.values()) > 0
     assert len(seen) > 3
+
+
+def test_a_workers_last_beat_tells_all_it_has_done(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[Beat] = []
+    write = Ledger.beat
+    monkeypatch.setattr(Ledger, "beat", lambda ledger, beat: (beats.append(beat), write(ledger, beat))[1])
+    folder.write("a", ["eins", "zwei"])
+    report = folder.run()
+    last = beats[-1]
+    assert last.ended
+    assert last.num_rows_done == 2
+    assert last.num_output_tokens == sum(task.tokens.output for task in report.tasks.values()) > 0
+    assert last.num_prompt_tokens == sum(task.tokens.prompt for task in report.tasks.values()) > 0
 
 
 def test_a_slow_document_holds_back_its_unit_alone(

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -103,12 +102,17 @@ def test_version_is_printed(cli: Cli) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["jobs"]])
 def test_starting_is_quick(arguments: list[str]) -> None:
+    """In seconds of a processor: what else runs on the machine, this suite for one, is not ours to measure."""
     seconds = []
-    for _ in range(3):  # the best of three: other work on the machine is not ours to measure
-        start = time.perf_counter()
-        subprocess.run([DOCMILL, *arguments], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.5
+    for _ in range(3):
+        process = subprocess.Popen(
+            [DOCMILL, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        seconds.append(used.ru_utime + used.ru_stime)
+    assert min(seconds) < 1.0
 
 
 def test_run_shows_the_report_and_where_the_files_are(write_job: WriteJob, cli: Cli) -> None:
