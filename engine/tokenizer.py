@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -24,18 +25,23 @@ from docmill.engine.quiet import quiet_libraries
 NEVER_TODAY = date(2026, 1, 1)
 
 
+# Models of which `AutoTokenizer` is known to take tokenizer.json as it stands where their checkpoint asks for that.
+# Importing it brings torch with it: 3 s of a processor in every driver and worker.
+PLAIN_MODEL_TYPES = frozenset({"llama", "qwen3", "qwen3_moe"})
+PLAIN_TOKENIZER_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+
+
 class ModelTokenizer:
     """Text to token ids and back. Thread-safe; batches use all cores. Loading takes seconds: transformers is large."""
 
     def __init__(self, config: ModelConfig):
-        # Imported here: it brings torch with it, and only those who tokenise need it.
+        # Imported here: only those who tokenise need it.
         quiet_libraries()
         from tokenizers import Tokenizer
-        from transformers import AutoTokenizer
 
         source = resolve_model(config)
         try:
-            self._chat = AutoTokenizer.from_pretrained(
+            self._chat = _tokenizer_class(source).from_pretrained(
                 source, revision=config.revision, trust_remote_code=config.trust_remote_code
             )
         except Exception as error:  # `tokenizers` raises plain Exception for a damaged tokenizer.json
@@ -98,3 +104,29 @@ class ModelTokenizer:
             messages, tokenize=False, add_generation_prompt=True, **kwargs
         )
         return str(rendered)
+
+
+def _tokenizer_class(source: str) -> Any:
+    """`AutoTokenizer`, or where its choice is certain, the class that it would choose."""
+    model, tokenizer = (_read_json(Path(source, name)) for name in ("config.json", "tokenizer_config.json"))
+    if (
+        model.get("model_type") in PLAIN_MODEL_TYPES
+        and tokenizer.get("tokenizer_class") in PLAIN_TOKENIZER_CLASSES
+        and "auto_map" not in tokenizer
+        and Path(source, "tokenizer.json").is_file()
+    ):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is none, or it is damaged: `AutoTokenizer` says it better."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,6 +1,7 @@
-"""The real vLLM, killed, stopped, poisoned and out of memory: every answer is there and is the undisturbed one.
+"""The real vLLM, killed, stopped and out of memory: every answer is there and is the undisturbed one.
 
-One engine for the first three, since each of its deaths costs a load of the model (15 s).
+One engine for the first two, since each of its deaths costs a load of the model (15 s). A request that crashes vLLM
+is in faults/test_stops.py, by a whole job.
 """
 
 from __future__ import annotations
@@ -24,16 +25,13 @@ from docmill.ops.prompts import Prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 
-POISON_TOKEN_ID = 4000  # poison_processor's, which imports vLLM
 INSTRUCTIONS = ("Translate the document into English. Answer with the translation only.", "Summarize it.")
 LABELS = ((10, 11), (10, 12, 13), (20,))
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[SupervisedEngine]:
-    config = EngineConfig(
-        hang_seconds=10, extra={"logits_processors": ["poison_processor:KillsAtToken"]}
-    )  # longer than a step takes on a busy machine
+    config = EngineConfig(hang_seconds=10)  # longer than a step takes on a busy machine
     engine = start_engine(ModelConfig(), config)
     engine.wait_until_loaded()
     assert isinstance(engine, SupervisedEngine)
@@ -49,7 +47,6 @@ def requests(demo_tokenizer: ModelTokenizer) -> list[Request]:
     for text, token_ids in zip(texts, demo_tokenizer.encode_data(texts), strict=True):
         for task, instruction in enumerate(INSTRUCTIONS):
             prompt = prompts.render(text, token_ids, instruction)
-            assert POISON_TOKEN_ID not in prompt
             found.append(Request(f"{len(found)}", prompt, Sampling(64), LABELS if task else None))
     return found
 
@@ -124,34 +121,22 @@ def test_a_signal_in_the_middle_changes_no_answer(
         assert_same(once, undisturbed)
 
 
-def test_a_request_that_crashes_vllm_is_found_and_the_others_are_answered(
-    engine: SupervisedEngine, requests: list[Request], undisturbed: dict[str, Completion]
-) -> None:
-    poison = Request("poison", [5, POISON_TOKEN_ID, 7], Sampling(4))
-    found = answers(engine, [poison, requests[0]])
-    error = found.pop("poison").error
-    assert error is not None
-    assert error.reason == "killed_engine"
-    assert "4 times" in error.message  # two with the other, two alone
-    assert_same(found, {requests[0].id: undisturbed[requests[0].id]})
-
-
 def test_out_of_memory_lowers_the_batch_and_changes_no_answer(
     vllm_engine: VllmEngine, demo_tokenizer: ModelTokenizer
 ) -> None:
-    """With a batch of 65,536 tokens vLLM takes 2.8 GiB here, with its usual ones 2.1."""
-    long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(36)]
+    """One death is enough: of 2.45 to 2.55 GiB the first batch of 32,768 tokens takes more, half of it less."""
+    long = [Request(f"{n}", [20 + (7 * j + n) % 3900 for j in range(1900)], Sampling(2)) for n in range(18)]
     wanted = answers(vllm_engine, long)
-    config = EngineConfig(memory_gib=2.6, max_num_batched_tokens=65536)
+    config = EngineConfig(memory_gib=2.5, max_num_batched_tokens=32768)
     engine = start_engine(ModelConfig(), config)
     engine.wait_until_loaded()
     try:
         found = answers(engine, long)
         incidents = engine.incidents
         assert {incident.kind for incident in incidents} == {"out_of_memory"}
-        assert incidents[-1].limits["max_num_batched_tokens"] == 65536 >> len(incidents)
+        assert incidents[-1].limits["max_num_batched_tokens"] == 32768 >> len(incidents)
         assert incidents[-1].limits["max_num_seqs"] == 64 >> len(incidents)
-        assert engine.info.max_num_batched_tokens == 65536 >> len(incidents)
+        assert engine.info.max_num_batched_tokens == 32768 >> len(incidents)
     finally:
         engine.close()
     assert_same(found, wanted)

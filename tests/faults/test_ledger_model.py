@@ -316,7 +316,7 @@ class LedgerModel(RuleBasedStateMachine):
     def work_to_the_end_of_what_is_begun(self, data: st.DataObject) -> None:
         worker = self._one(data)
         worker.read()
-        while len(worker.dialogues):
+        while worker.dialogues.num_open:
             worker.ask()
         worker.read()
 
