@@ -28,7 +28,7 @@ demo-accuracy: $(READY)  ## the demo model's answers against the known ones (SEE
 ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 	@.venv/bin/docmill ui
 
-# File by file and in order: what a module sets up is set up once, and the longest modules do not come last.
+# File by file and in order (tests/conftest.py): what a module sets up is set up once.
 test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger" TESTERS=3)
 	@.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 

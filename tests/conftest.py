@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+# Begun first, so that no process of the suite is left alone with one of them at the end.
+LONG_MODULES = ("faults/test_kills.py", "pipelines/test_ui.py")
 
 
 def pytest_configure() -> None:
@@ -59,6 +61,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_MODULES))  # the rest stays as it is
     if not Path("/dev/nvidiactl").exists():
         for item in items:
             if item.get_closest_marker("gpu"):
