@@ -9,6 +9,7 @@ SEED      ?= 7
 DOCUMENTS ?= 300
 RUNS      ?= 12
 TESTERS   ?= 3
+BENCHES   := durability host restore second_night
 
 # -qq: pip's warnings about the reader's own pip settings are not ours to print; errors still are.
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
@@ -32,9 +33,8 @@ ui: $(READY)  ## Dagster's pages: assets, runs, schedules
 test: $(READY) test-servers lint  ## lint and every test that this machine can run (PYTEST_ARGS="-k ledger" TESTERS=3)
 	@.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-bench: $(READY)  ## what the ledger costs, and how soon a killed run goes on; JSON in tests/benchmarks/results (25 minutes)
-	@.venv/bin/python tests/benchmarks/durability.py
-	@.venv/bin/python tests/benchmarks/restore.py
+bench: $(READY)  ## one benchmark of tests/benchmarks; JSON in its results/ (NAME=durability BENCH_ARGS="--documents 200")
+	@.venv/bin/python tests/benchmarks/$(or $(NAME),$(error NAME is one of $(BENCHES))).py $(BENCH_ARGS)
 
 test-servers:
 	@bash tests/servers/install.sh

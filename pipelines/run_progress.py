@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_SAME_LINES = 30.0  # a sign of life, where nothing has changed
 
 
 @contextmanager
@@ -48,11 +49,12 @@ def shown_progress(console: Console) -> Iterator[OnProgress]:
 
 class _Lines:
     def __init__(self, console: Console):
-        self._console, self._stage, self._written = console, "", 0.0
+        self._console, self._stage, self._line, self._written = console, "", "", 0.0
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.stage == self._stage and now - self._written < SECONDS_BETWEEN_LINES:
+        now, line = time.monotonic(), progress_line(progress)
+        wait = SECONDS_BETWEEN_SAME_LINES if line == self._line else SECONDS_BETWEEN_LINES
+        if progress.stage == self._stage and now - self._written < wait:
             return
-        self._stage, self._written = progress.stage, now
-        self._console.print(progress_line(progress))
+        self._stage, self._line, self._written = progress.stage, line, now
+        self._console.print(line)

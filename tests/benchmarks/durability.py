@@ -15,16 +15,16 @@ much is in the result.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from measuring import parser, spread, write_result
+from without_ledger import run_without_ledger
 
 from docmill.data import storage
 from docmill.data.demo import LABELS
@@ -33,12 +33,6 @@ from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
-from docmill.ops.report import this_machine, versions
-
-try:
-    from benchmarks.without_ledger import run_without_ledger
-except ImportError:  # run as a program: its folder is on the path, and not tests/
-    from without_ledger import run_without_ledger
 
 DAY = date(2026, 11, 20)
 TARGET = 0.97
@@ -122,26 +116,11 @@ def _each_score(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("label_scores").explode()).unnest("label_scores")
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, quartiles and extremes."""
-    low, _, high = statistics.quantiles(values, n=4)
-    return {
-        "median": round(statistics.median(values), 4),
-        "quartile_1": round(low, 4),
-        "quartile_3": round(high, 4),
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--documents", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--documents", type=int, default=200)
+    options.add_argument("--repeats", type=int, default=12)
+    arguments = options.parse_args()
     runs: list[dict[str, Any]] = []
     ratios: list[float] = []
     scores: list[dict[str, Any]] = []
@@ -167,29 +146,29 @@ def main() -> None:
                   f"{pair[False]['tokens_per_second']:,.0f} without: {ratios[-1]:.3f}; scores: {scores[-1]}",
                   flush=True)  # fmt: skip
     ratio = statistics.median(ratios)
-    result = {
-        "benchmark": "durability",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": this_machine(runs[0]["device"]).model_dump(),
-        "versions": versions(runs[0]["versions"]),
-        "documents": arguments.documents,
-        "answers": "equal row by row but for scores",
-        "scores": scores,
-        "ratio": spread(ratios),
-        "driver_cpu_seconds": {
-            name: spread([run["driver_cpu_seconds"] for run in runs if run["ledger"] is ledger])
-            for name, ledger in (("with", True), ("without", False))
+    write_result(
+        "durability",
+        {
+            "documents": arguments.documents,
+            "answers": "equal row by row but for scores",
+            "scores": scores,
+            "ratios": spread(ratios),
+            "driver_cpu_seconds": {
+                name: spread([run["driver_cpu_seconds"] for run in runs if run["ledger"] is ledger])
+                for name, ledger in (("with", True), ("without", False))
+            },
+            "target": TARGET,
+            "runs": [
+                {key: value for key, value in run.items() if key not in ("device", "versions")}
+                for run in runs
+            ],
         },
-        "target": TARGET,
-        "met": ratio >= TARGET,
-        "runs": [
-            {key: value for key, value in run.items() if key not in ("device", "versions")} for run in runs
-        ],
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "durability.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"with / without ledger: {ratio:.3f} (target {TARGET}); {path}")
+        ratio=ratio,
+        met=ratio >= TARGET,
+        out=arguments.out,
+        device=runs[0]["device"],
+        engine_versions=runs[0]["versions"],
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, date, datetime
-from pathlib import Path
+from datetime import date
 from typing import Any
+
+from measuring import parser, write_result
 
 from docmill.data.demo.days import write_demo_days
 from docmill.engine.fake_engine import FakeEngine
@@ -27,7 +28,7 @@ from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Completion, Request
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
-from docmill.ops.report import peak_memory_mib, this_machine, versions
+from docmill.ops.report import peak_memory_mib
 
 DAY = date(2026, 11, 20)
 
@@ -116,15 +117,12 @@ def measure(num_requests: int, done_share: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--requests", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--done", type=float, default=0.95, help="share of them done before the kill")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--requests", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    options.add_argument("--done", type=float, default=0.95, help="share of them done before the kill")
+    options.add_argument("--part", help=argparse.SUPPRESS)
+    options.add_argument("--job", help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     if arguments.part:
         part(arguments.part, Job.model_validate_json(arguments.job), arguments.requests[0])
         return
@@ -134,25 +132,20 @@ def main() -> None:
         print(sizes[-1], flush=True)
     first, last = sizes[0], sizes[-1]
     growth = last["restore_seconds"] / max(first["restore_seconds"], 1e-3)
-    result = {
-        "benchmark": "restore",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": this_machine("cpu").model_dump(),
-        "versions": versions({}),
-        "done_share": arguments.done,
-        "sizes": sizes,
-        "growth": {
-            "requests": last["requests"] / first["requests"],
-            "restore_seconds": round(growth, 2),
-            "peak_mib_at_first_request": round(
-                last["peak_mib_at_first_request"] / first["peak_mib_at_first_request"], 3
-            ),
+    times_as_many = last["requests"] / first["requests"]
+    memory = last["peak_mib_at_first_request"] / first["peak_mib_at_first_request"]
+    write_result(
+        "restore",
+        {
+            "done_share": arguments.done,
+            "sizes": sizes,
+            "times_as_many_requests": times_as_many,
+            "times_as_much_memory": round(memory, 3),
         },
-        "met": growth <= last["requests"] / first["requests"],
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "restore.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["growth"]))
+        ratio=growth,
+        met=growth <= times_as_many,
+        out=arguments.out,
+    )
 
 
 if __name__ == "__main__":
