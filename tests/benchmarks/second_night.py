@@ -90,7 +90,7 @@ def main() -> None:
         changed = write_second_night(source, arguments.changed)
         job = Job.model_validate(
             {
-                "name": "second-night",
+                "name": "second_night",
                 "source": {"uri": str(source), "carry": ["reference_label"]},
                 "output": {"uri": f"{folder}/answers"},
                 "tasks": {
