@@ -34,7 +34,7 @@ test: $(READY) test-servers lint  ## lint and every test that this machine can r
 	@.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(READY)  ## one benchmark of tests/benchmarks; JSON in its results/ (NAME=durability BENCH_ARGS="--documents 200")
-	@.venv/bin/python tests/benchmarks/$(or $(NAME),$(error NAME is one of $(BENCHES))).py $(BENCH_ARGS)
+	@.venv/bin/python tests/benchmarks/$(or $(filter $(BENCHES),$(NAME)),$(error NAME is one of: $(BENCHES))).py $(BENCH_ARGS)
 
 test-servers:
 	@bash tests/servers/install.sh

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from measuring import parser, spread, write_result
+from measuring import DEMO_TASKS, parser, spread, write_result
 from without_ledger import run_without_ledger
 
 from docmill.data import storage
-from docmill.data.demo import LABELS
 from docmill.data.demo.days import write_demo_days
 from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
@@ -48,11 +47,7 @@ def job_in(folder: Path, output: str) -> Job:
             "source": {"uri": str(folder / "documents"), "carry": ["reference_label"]},
             "output": {"uri": str(folder / output)},
             "chunking": {"max_tokens": 128},
-            "tasks": {
-                "translations": {"kind": "translate"},
-                "classifications": {"kind": "classify", "labels": list(LABELS)},
-                "summaries": {"kind": "summarize"},
-            },
+            "tasks": DEMO_TASKS,
         }
     )
 

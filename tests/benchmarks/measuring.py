@@ -10,9 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from docmill.data.demo import LABELS
 from docmill.ops.report import this_machine, versions
 
 RESULTS = Path(__file__).parent / "results"
+DEMO_TASKS = {
+    "translations": {"kind": "translate"},
+    "classifications": {"kind": "classify", "labels": list(LABELS)},
+    "summaries": {"kind": "summarize"},
+}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

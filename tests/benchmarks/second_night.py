@@ -4,7 +4,7 @@
 
 Both nights are the same job with the same settings, each with an engine loaded for it. The figure is the tokens that
 the second night's engine computed, prompts and answers, over the first night's. The answers of every unchanged row
-must equal the first night's in every column but the time, the duplicates' bookkeeping and the cached tokens.
+must equal the first night's in every column but the day, the time and the cached tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from measuring import parser, write_result
+from measuring import DEMO_TASKS, parser, write_result
 
-from docmill.data.demo import LABELS
 from docmill.data.demo.days import write_demo_days
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.job import Job
@@ -93,11 +92,7 @@ def main() -> None:
                 "name": "second_night",
                 "source": {"uri": str(source), "carry": ["reference_label"]},
                 "output": {"uri": f"{folder}/answers"},
-                "tasks": {
-                    "translations": {"kind": "translate"},
-                    "classifications": {"kind": "classify", "labels": list(LABELS)},
-                    "summaries": {"kind": "summarize"},
-                },
+                "tasks": DEMO_TASKS,
             }
         )
         tokenizer = ModelTokenizer(job.model)
