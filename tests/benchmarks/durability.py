@@ -1,12 +1,14 @@
 """What durability costs: one job on the real vLLM, inline, with the ledger and without it.
 
-    .venv/bin/python tests/benchmarks/durability.py [--documents 200] [--repeats 12] [--out tests/benchmarks/results]
+    .venv/bin/python tests/benchmarks/durability.py [--documents 300] [--repeats 12] [--out tests/benchmarks/results]
 
-Each run loads the engine anew, so that none finds another's prefixes in the cache, and writes into an empty output;
-pairs come in changing order (ABBA).
 The figure is tokens per second from the loaded model to the last byte written, planning and assembling included: the
-median of the pairs' ratios. A shared machine varies by more than what is looked for, so the seconds that the driver's
-process computes are told too: they are what the ledger adds, and hardly vary.
+median of the pairs' ratios. A shared machine varies from one minute to the next by ten times what is looked for, so
+the two runs of a pair go on at the same time, by turns: each has the whole machine for a quarter of a second while the
+other is stopped (SIGSTOP), and only its own turns count. What the ledger does by the clock (beats, segments) it so does
+twice as often as in a run of its own. Each run loads an engine and writes into an empty output of its own.
+
+Told beside it, because they hardly vary: the seconds that the driver's process computes.
 
 Answers are compared row by row, all columns but the time and what the cache held. Texts, labels and counts must be
 equal. Scores may differ where other requests shared a step (a sum of floats in another order): how many and by how
@@ -15,18 +17,25 @@ much is in the result.
 
 from __future__ import annotations
 
+import argparse
+import json
+import select
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from measuring import DEMO_TASKS, parser, spread, write_result
 from without_ledger import run_without_ledger
 
-from docmill.data import storage
 from docmill.data.demo.days import write_demo_days
 from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
@@ -35,6 +44,8 @@ from docmill.ops.partition_job import run_partition
 
 DAY = date(2026, 11, 20)
 TARGET = 0.97
+TURN_SECONDS = 0.25
+
 SCORES = {"score", "label_scores"}
 VARYING = ["produced_at", "cached_tokens"]  # the time, and what the cache happened to hold
 
@@ -52,31 +63,108 @@ def job_in(folder: Path, output: str) -> Job:
     )
 
 
-def measure(job: Job, tokenizer: ModelTokenizer, *, ledger: bool) -> dict[str, Any]:
-    """One run with an engine of its own."""
-    partition = job.partition(str(DAY))
-    storage.delete_folder(job.output.uri)  # what the run before has left for later ones is in there
+def run_one(job: Job, *, ledger: bool) -> None:
+    """In a process of its own: says that the model is loaded, runs when it is told to, and prints its figures."""
+    tokenizer, partition = ModelTokenizer(job.model), job.partition(str(DAY))
     engine = start_engine(job.model, job.engine)
     try:
         engine.wait_until_loaded()
-        started, computed = time.perf_counter(), time.process_time()
+        print("loaded", flush=True)
+        sys.stdin.readline()
+        computed = time.process_time()
         if ledger:
             report = run_partition(job, partition, engine=engine, tokenizer=tokenizer)
             prompt, output = report.computed_tokens.prompt, report.computed_tokens.output
         else:
             prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
-        seconds, driver_cpu_seconds = time.perf_counter() - started, time.process_time() - computed
-        info = engine.info
+        figures = {
+            "ledger": ledger,
+            "tokens": prompt + output,
+            "driver_cpu_seconds": round(time.process_time() - computed, 3),
+            "device": engine.info.device,
+            "versions": engine.info.versions,
+        }
+        print(json.dumps(figures), flush=True)
     finally:
         engine.close()
+
+
+class Turns:
+    """One of the two runs: a process and what it has started, which go on only in their turn."""
+
+    def __init__(self, job: Job, *, ledger: bool):
+        part = "with" if ledger else "without"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--part", part, "--job", job.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.seconds = 0.0
+        self.figures: dict[str, Any] = {}
+        self._all: list[psutil.Process] = []
+
+    def load(self) -> None:
+        """Until the model is there; then it is stopped at its start."""
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout.readline() == "loaded\n", "it did not load; its error is above"
+        parent = psutil.Process(self.process.pid)
+        self._all = [parent, *parent.children(recursive=True)]
+        self._signal(signal.SIGSTOP)
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def take(self) -> None:
+        """One turn, or what is left of the run."""
+        assert self.process.stdout is not None
+        started = time.perf_counter()
+        self._signal(signal.SIGCONT)
+        ready, _, _ = select.select([self.process.stdout], [], [], TURN_SECONDS)
+        self._signal(signal.SIGSTOP)
+        self.seconds += time.perf_counter() - started
+        if ready:
+            self._signal(signal.SIGCONT)  # it may have been stopped in the middle of the line
+            self.figures = json.loads(self.process.stdout.readline())
+            assert self.process.wait(60) == 0
+
+    def kill(self) -> None:
+        """Whatever is left; its engine dies with it."""
+        self.process.kill()
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._all:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def measure(jobs: dict[bool, Job], first: bool) -> dict[bool, dict[str, Any]]:
+    """One pair."""
+    runs = {ledger: Turns(jobs[ledger], ledger=ledger) for ledger in (first, not first)}
+    try:
+        for run in runs.values():
+            run.load()
+        order = [*runs.values()]
+        while any(not run.figures for run in order):
+            for run in order:
+                if not run.figures:
+                    run.take()
+            order.reverse()  # ABBA, turn by turn
+    finally:
+        for run in runs.values():
+            run.kill()
     return {
-        "ledger": ledger,
-        "seconds": round(seconds, 3),
-        "driver_cpu_seconds": round(driver_cpu_seconds, 3),
-        "tokens": prompt + output,
-        "tokens_per_second": round((prompt + output) / seconds, 1),
-        "device": info.device,
-        "versions": info.versions,
+        ledger: {
+            "ledger": ledger,
+            "seconds": round(run.seconds, 3),
+            "tokens": run.figures["tokens"],
+            "tokens_per_second": round(run.figures["tokens"] / run.seconds, 1),
+            "driver_cpu_seconds": run.figures["driver_cpu_seconds"],
+            "device": run.figures["device"],
+            "versions": run.figures["versions"],
+        }
+        for ledger, run in runs.items()
     }
 
 
@@ -113,9 +201,14 @@ def _each_score(rows: pl.DataFrame) -> pl.DataFrame:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--documents", type=int, default=200)
+    options.add_argument("--documents", type=int, default=300)
     options.add_argument("--repeats", type=int, default=12)
+    options.add_argument("--part", choices=["with", "without"], help=argparse.SUPPRESS)
+    options.add_argument("--job", help=argparse.SUPPRESS)
     arguments = options.parse_args()
+    if arguments.part:
+        run_one(Job.model_validate_json(arguments.job), ledger=arguments.part == "with")
+        return
     runs: list[dict[str, Any]] = []
     ratios: list[float] = []
     scores: list[dict[str, Any]] = []
@@ -128,11 +221,9 @@ def main() -> None:
             documents_per_day=arguments.documents,
             shards_per_day=4,
         )
-        jobs = {True: job_in(folder, "with"), False: job_in(folder, "without")}
-        tokenizer = ModelTokenizer(jobs[True].model)
         for repeat in range(arguments.repeats):
-            order = (True, False) if repeat % 2 else (False, True)
-            pair = {ledger: measure(jobs[ledger], tokenizer, ledger=ledger) for ledger in order}
+            jobs = {True: job_in(folder, f"with-{repeat}"), False: job_in(folder, f"without-{repeat}")}
+            pair = measure(jobs, first=bool(repeat % 2))
             assert pair[True]["tokens"] == pair[False]["tokens"]
             scores.append(compare(answers(jobs[True]), answers(jobs[False])))
             runs += pair.values()
