@@ -146,7 +146,9 @@ class Series:
         self._bench, self._jobs, self._tell, self._on_job = bench, jobs, tell, on_job
         self._runs, self._until = runs, float("inf")
         self._lock = threading.Lock()  # around the jobs and the outcomes
-        self._gateway = threading.Lock()  # one job at a time kills it
+        # One job at a time is on the S3 server: one that kills it would take it from others, and what a kill may cost
+        # is said for a store that is there.
+        self._s3 = threading.Lock()
 
     def run(self, at_once: int, *, until: float) -> None:
         """Returns when the last job has ended; none begins after `until`."""
@@ -163,7 +165,7 @@ class Series:
                     return
                 layer, kills, seed = next(self._jobs)
             session = self._bench.session(layer, seed, tell=self._tell)
-            with self._gateway if isinstance(session, StoreKills) else nullcontext():
+            with self._s3 if session.outcome.store == "ceph" else nullcontext():
                 outcome = session.disturb(kills)
             with self._lock:
                 self.outcomes.append(outcome)
