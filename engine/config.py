@@ -43,7 +43,7 @@ class EngineConfig(BaseModel):
         None  # requests handed to the engine ahead of need; None: 4 x max_num_seqs
     )
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    kv_cache_gib: PositiveInt = 1  # memory for the KV cache on a CPU
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0  # memory for the KV cache on a CPU
     tensor_parallel_size: PositiveInt = 1
     memory_gib: Annotated[float, Field(gt=0)] | None = (
         None  # host memory of the engine's process; set it where too large a batch must not take the machine down

@@ -25,7 +25,7 @@ from docmill.engine.errors import EngineConfigError, EngineDied, EngineError
 from docmill.engine.garbage import no_garbage_collection
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.process_messages import Answers, Beat, Died, Loaded, LoadFailed, Opening
-from docmill.engine.types import HostedEngine
+from docmill.engine.types import Engine
 
 BEAT_SECONDS = 1.0
 WAIT_SECONDS = 60.0
@@ -37,7 +37,7 @@ class EngineHost:
     def __init__(self, connection: Connection):
         self._connection = connection
         self._sending = threading.Lock()
-        self._engine: HostedEngine | None = None
+        self._engine: Engine | None = None
 
     def run(self) -> NoReturn:
         """Serve until there is nobody to serve."""
@@ -80,7 +80,7 @@ class EngineHost:
         engine = self._engine
         if engine is None:
             return Beat(memory_bytes=_data_bytes())
-        return Beat(engine.num_steps, engine.num_tokens, engine.busy_seconds, _data_bytes())
+        return Beat(engine.num_steps, engine.num_tokens, engine.busy_seconds, engine.load, _data_bytes())
 
     def _send(self, message: Any) -> None:
         try:
@@ -104,7 +104,7 @@ class EngineHost:
         _leave()
 
 
-def _open(opening: Opening) -> HostedEngine:
+def _open(opening: Opening) -> Engine:
     if opening.memory_bytes is not None:
         # RLIMIT_DATA counts what is private and writable, so torch's allocator and Python both meet it; RLIMIT_AS
         # would count the address space that CUDA and thread pools reserve and never use.
@@ -116,7 +116,7 @@ def _open(opening: Opening) -> HostedEngine:
     except (ImportError, AttributeError) as error:
         raise EngineConfigError(f"the engine's process cannot import it: {error}") from error
     with no_garbage_collection():
-        engine: HostedEngine = open_engine()
+        engine: Engine = open_engine()
     gc.freeze()  # what is there now stays for as long as this process does
     return engine
 

@@ -23,7 +23,7 @@ from docmill.engine import child_process
 from docmill.engine.errors import EngineDied, EngineError
 from docmill.engine.out_of_memory import num_oom_kills
 from docmill.engine.process_messages import Answers, Beat, Died, Loaded, LoadFailed, Opening
-from docmill.engine.types import Completion, DeathKind, EngineInfo, HostedEngine, Incident, Request
+from docmill.engine.types import Completion, DeathKind, Engine, EngineInfo, Incident, Load, Request
 
 TICK_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # for an engine to give back its memory by itself
@@ -40,7 +40,7 @@ class EngineProcess:
 
     def __init__(
         self,
-        open_engine: Callable[[], HostedEngine],
+        open_engine: Callable[[], Engine],
         *,
         hang_seconds: float = 300.0,
         memory_gib: float | None = None,
@@ -106,6 +106,11 @@ class EngineProcess:
     def num_tokens(self) -> int:
         """Tokens computed, as of the child's last message."""
         return self._beat.num_tokens
+
+    @property
+    def load(self) -> Load:
+        """How full the engine is, as of the child's last message."""
+        return self._beat.load
 
     def wait_until_loaded(self) -> None:
         """Returns when the model answers. Raises `ModelError`, `EngineConfigError` or `EngineDied`."""

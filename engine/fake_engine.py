@@ -12,7 +12,7 @@ from collections.abc import Callable
 import xxhash
 
 from docmill.data.records import Usage
-from docmill.engine.types import Completion, EngineInfo, Incident, Request, RequestError
+from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError
 
 NUM_OUTPUT_TOKENS = 8
 
@@ -38,11 +38,19 @@ class FakeEngine:
         )  # fmt: skip
         self.busy_seconds = 0.0
         self.incidents: list[Incident] = []  # nothing happens to it
-        self.num_steps = self.num_tokens = 0
+        self.num_steps = self.num_tokens = self._num_prompt_tokens = 0
         self._fail = fail
         self._random = random.Random(seed)
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._num_submitted = self._num_taken = 0
+
+    @property
+    def load(self) -> Load:
+        """Never full: what it has is answered already."""
+        return Load(
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_output_tokens=self.num_tokens - self._num_prompt_tokens,
+        )
 
     @property
     def num_in_flight(self) -> int:
@@ -58,6 +66,7 @@ class FakeEngine:
         self._num_submitted += 1
         completion = self._answer(request)
         self.num_steps += 1
+        self._num_prompt_tokens += completion.usage.num_prompt_tokens
         self.num_tokens += completion.usage.num_prompt_tokens + completion.usage.num_output_tokens
         self._done.put(completion)
 

@@ -6,10 +6,10 @@ least one a second, empty while nothing is done), and one `Loaded`, `LoadFailed`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from docmill.engine.errors import EngineError
-from docmill.engine.types import Completion, DeathKind, EngineInfo
+from docmill.engine.types import Completion, DeathKind, EngineInfo, Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Beat:
     num_steps: int = 0
     num_tokens: int = 0
     busy_seconds: float = 0.0
+    load: Load = field(default_factory=Load)
     memory_bytes: int = 0  # private and writable, what `memory_bytes` of the Opening limits
 
 

@@ -37,7 +37,7 @@ from docmill.engine.config import EngineConfig
 from docmill.engine.engine_process import EngineProcess
 from docmill.engine.errors import EngineDied, EngineError
 from docmill.engine.suspects import Suspects
-from docmill.engine.types import Completion, EngineInfo, Incident, Request, RequestError
+from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError
 
 WAIT_SECONDS = 60.0
 FIRST_BACKOFF_SECONDS = 0.5
@@ -76,7 +76,12 @@ class SupervisedEngine:
         self._tickets: dict[str, _Ticket] = {}
         self._suspects = Suspects()
         self._verdicts: list[Completion] = []  # held until the engine has shown that it can answer
-        self._seconds_busy, self._num_tokens = 0.0, 0  # ... to here; of the engines that are gone
+        self._seconds_busy, self._num_tokens, self._num_steps, self._load = (
+            0.0,
+            0,
+            0,
+            Load(),
+        )  # ... to here; of the engines that are gone
         self._num_submitted = self._num_taken = 0
         self._outbox: queue.SimpleQueue[Completion | None] = queue.SimpleQueue()  # None: wake up, it is over
         self._settled, self._closed, self._over = threading.Event(), threading.Event(), threading.Event()
@@ -114,6 +119,18 @@ class SupervisedEngine:
         """Tokens computed, also those that a death made worthless. As of a second ago."""
         with self._lock:
             return self._num_tokens + (self._engine.num_tokens if self._engine else 0)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all engines so far."""
+        with self._lock:
+            return self._num_steps + (self._engine.num_steps if self._engine else 0)
+
+    @property
+    def load(self) -> Load:
+        """Of the present engine, with what those before it have computed."""
+        with self._lock:
+            return (self._engine.load if self._engine else Load()).after(self._load)
 
     @property
     def incidents(self) -> list[Incident]:
@@ -233,6 +250,8 @@ class SupervisedEngine:
             self._engine = None
             self._seconds_busy += engine.busy_seconds
             self._num_tokens += engine.num_tokens
+            self._num_steps += engine.num_steps
+            self._load = engine.load.after(self._load)
             came_further = not self._closed.is_set() and self._bury(death, answered=answered, last=last)
         if not (answered or came_further or self._closed.is_set()):
             raise death

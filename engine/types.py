@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -119,6 +119,25 @@ class EngineInfo:
     dtype: str = ""  # of the computation: `auto` is another one on another device
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full an engine is at one moment, and what it has computed since it was opened."""
+
+    num_running: int = 0  # sequences of the next step
+    num_waiting: int = 0  # that found no room in it
+    kv_cache_used: float = 0.0  # share of it, by sequences that run
+    num_prompt_tokens: int = 0  # computed, so without what the prefix cache had
+    num_output_tokens: int = 0
+
+    def after(self, earlier: Load) -> Load:
+        """The same, with what an engine before it has computed."""
+        return replace(
+            self,
+            num_prompt_tokens=earlier.num_prompt_tokens + self.num_prompt_tokens,
+            num_output_tokens=earlier.num_output_tokens + self.num_output_tokens,
+        )
+
+
 class Engine(Protocol):
     """One model that answers requests. One thread submits and another may take completions."""
 
@@ -143,6 +162,16 @@ class Engine(Protocol):
         ...
 
     @property
+    def num_steps(self) -> int:
+        """Grows while the engine computes; with requests in flight, an engine whose steps stand still is hung."""
+        ...
+
+    @property
+    def load(self) -> Load:
+        """How full it is, and what it has computed; as of a second ago."""
+        ...
+
+    @property
     def incidents(self) -> Sequence[Incident]:
         """What the engine has survived, oldest first."""
         ...
@@ -157,15 +186,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop and give back all memory, processes and threads. Safe to call twice."""
-        ...
-
-
-class HostedEngine(Engine, Protocol):
-    """An engine that can run in a process of its own, where its progress is watched from outside."""
-
-    @property
-    def num_steps(self) -> int:
-        """Grows while the engine computes; with requests in flight, an engine whose steps stand still is hung."""
         ...
 
 

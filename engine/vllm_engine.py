@@ -17,13 +17,14 @@ import time
 from importlib import metadata
 from typing import Any
 
+from docmill.data.records import NO_USAGE
 from docmill.engine import vllm_settings
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
-from docmill.engine.types import Completion, DeathKind, EngineInfo, Incident, Request, RequestError
+from docmill.engine.types import Completion, DeathKind, EngineInfo, Incident, Load, Request, RequestError
 from docmill.engine.vllm_requests import PromptTooLong, RequestTable
 
 _STOP = object()
@@ -86,6 +87,11 @@ class VllmEngine:
         return self._owner.num_steps
 
     @property
+    def load(self) -> Load:
+        """How full vLLM is, as of a second ago."""
+        return self._owner.load
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and output tokens computed, those of unfinished requests included as of a second ago."""
         return self._owner.num_tokens_finished + self._owner.num_tokens_unfinished
@@ -134,6 +140,8 @@ class _Owner:
         self.max_model_len = self.max_num_seqs = self.max_num_batched_tokens = 0
         self.dtype = ""
         self.num_steps = self.num_tokens_finished = self.num_tokens_unfinished = 0
+        self.load = Load()
+        self._usage = NO_USAGE  # of finished requests
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self._counted_at = 0.0
         self._args = args
@@ -180,7 +188,7 @@ class _Owner:
         self.dtype = str(engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
-        table = RequestTable(max_model_len=self.max_model_len, end_token_ids=_end_token_ids(engine))
+        table = RequestTable(max_model_len=self.max_model_len, end_token_ids=end_token_ids(engine))
         refusals = _refusals()
         self._ready.set()
         try:
@@ -214,29 +222,39 @@ class _Owner:
 
     def _take(self, completion: Completion | None) -> None:
         if completion is not None:
-            self.num_tokens_finished += (
-                completion.usage.num_prompt_tokens + completion.usage.num_output_tokens
-            )
+            self._usage += completion.usage
+            self.num_tokens_finished = self._usage.num_prompt_tokens + self._usage.num_output_tokens
             self.outbox.put(completion)
 
     def _count(self, engine: Any) -> None:
         """Steps at every step; tokens under way once a second, since they take a walk over all requests."""
         self.num_steps += 1
         now, unfinished = time.monotonic(), engine.output_processor.request_states
-        if not unfinished or now - self._counted_at >= COUNT_SECONDS:
-            self._counted_at = now
-            self.num_tokens_unfinished = sum(
-                state.prompt_len + state.detokenizer.num_output_tokens()
-                for state in unfinished.values()
-                if not state.is_prefilling
-            )
+        if unfinished and now - self._counted_at < COUNT_SECONDS:
+            return
+        self._counted_at = now
+        prompt = cached = output = 0
+        for state in unfinished.values():
+            if not state.is_prefilling:
+                prompt += state.prompt_len
+                cached += state.num_cached_tokens
+                output += state.detokenizer.num_output_tokens()
+        self.num_tokens_unfinished = prompt + output
+        scheduler, usage = engine.engine_core.engine_core.scheduler, self._usage
+        self.load = Load(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            kv_cache_used=scheduler.kv_cache_manager.usage,
+            num_prompt_tokens=usage.num_prompt_tokens - usage.num_cached_tokens + prompt - cached,
+            num_output_tokens=usage.num_output_tokens + output,
+        )
 
     def _refuse(self, request: Request, error: Exception) -> None:
         reason = "prompt_too_long" if isinstance(error, PromptTooLong) else "rejected"
         self.outbox.put(Completion(request.id, error=RequestError(reason, str(error.__cause__ or error))))
 
 
-def _end_token_ids(engine: Any) -> list[int]:
+def end_token_ids(engine: Any) -> list[int]:
     """What ends a turn: the tokenizer's end of text, and what the model's generation settings add to it."""
     added = engine.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
     ids = [engine.get_tokenizer().eos_token_id, *(added if isinstance(added, list) else [added])]

@@ -95,7 +95,7 @@ def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device
             "dtype": "float32" if config.dtype == "auto" else config.dtype,
             "enforce_eager": True,
             "block_size": 32,
-            "kv_cache_memory_bytes": config.kv_cache_gib << 30,
+            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
             "max_num_seqs": config.max_num_seqs or 64,
         }
     else:

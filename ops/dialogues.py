@@ -1,7 +1,8 @@
 """All the questions under way: every task's dialogue with the engine about every document being worked on.
 
 Requests of one chunk are handed over one after the other, so that its prefix is computed once and is still in the
-engine's cache for the next task. There is no barrier anywhere: a request leaves as soon as the engine has room.
+engine's cache for the next task; the longest expected answer first, since it is the last to end. There is no barrier
+anywhere: a request leaves as soon as the engine has room.
 
 What was answered in an earlier run is not asked again: a document comes with a `Book` in which every request is looked
 up by its content first. A dialogue is replayed with its old completions until it asks something new. Nor is what an
@@ -23,6 +24,7 @@ import xxhash
 
 from docmill.data.records import NO_USAGE, Answer, Status, Usage
 from docmill.engine.types import Completion, Engine, Request
+from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
 from docmill.ops.recent_answers import RecentAnswers
@@ -96,6 +98,7 @@ class _InFlight(Generic[Key]):
     position: int
     request: Request
     request_key: str
+    num_text_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class Dialogues(Generic[Key]):
         # By key: a request in the engine, and behind it its duplicates.
         self._same_as: dict[str, list[_InFlight[Key]]] = {}
         self._recent = RecentAnswers()
+        self._lengths = AnswerLengths(tasks)
         self._finished: list[Finished[Key]] = []
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
         self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
@@ -162,10 +166,12 @@ class Dialogues(Generic[Key]):
     ) -> None:
         """Ask every task (or those named) about one document."""
         rounds = []
-        for name, task in self._tasks.items():
-            if tasks is not None and name not in tasks:
-                continue
-            running = _Running(key, name, task.ask(chunks, self._prompts), book)
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        names = [name for name in self._tasks if tasks is None or name in tasks]
+        names.sort(key=lambda name: -self._lengths.expected(name, num_tokens))
+        for name in names:
+            dialogue = self._tasks[name].ask(chunks, self._prompts)
+            running = _Running(key, name, dialogue, book)
             rounds.append(
                 [(running, position, ask) for position, ask in enumerate(self._advance(running, None))]
             )
@@ -181,7 +187,7 @@ class Dialogues(Generic[Key]):
             request = Request(next(self._ids), prompt, ask.sampling, ask.labels)
             key = request.key(self._engine_key)
             running.request_keys.append(key)
-            asked = _InFlight(running, position, request, key)
+            asked = _InFlight(running, position, request, key, len(ask.token_ids))
             known = running.book.find(key) if running.book else None
             if known is not None:
                 self._take(asked, known.completion, known.source)
@@ -242,8 +248,11 @@ class Dialogues(Generic[Key]):
             running.failed = FailedRequest(asked.request, asked.request_key, completion.attempts)
         if completion.error is not None:
             running.error = running.error or str(completion.error)
-        elif running.book is not None and asked.request.sampling.repeatable:
-            running.book.keep(asked.request_key, completion)
+        else:
+            num_tokens = completion.usage.num_output_tokens
+            self._lengths.learn(running.task_name, asked.num_text_tokens, num_tokens)
+            if running.book is not None and asked.request.sampling.repeatable:
+                running.book.keep(asked.request_key, completion)
         if running.num_outstanding:
             return
         if running.error is not None:

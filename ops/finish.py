@@ -14,7 +14,7 @@ from docmill.engine.types import EngineInfo
 from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled
 from docmill.ops.job import Job
-from docmill.ops.report import IncidentReport, Report, Seconds, Tokens
+from docmill.ops.report import Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
 
@@ -46,7 +46,9 @@ def make_report(
     seconds = Seconds(
         wall=wall, **{name: spent.get(name, 0.0) for name in Seconds.model_fields if name != "wall"}
     )
-    computed = _tokens(here)
+    computed, idle = _tokens(here), _idle(here)
+    seconds_fed = sum(figures["seconds_fed"] for figures in here)
+    unused = idle.starved + idle.draining + idle.writing
     num_rows = sum(worker.num_rows for worker in results)
     tokens, spared = Tokens(), Tokens()
     for task in assembled.reports.values():
@@ -79,7 +81,19 @@ def make_report(
         earlier_worker_seconds=other_seconds,
         incidents=_incidents([*before, *here]),
         seconds=seconds,
-        rates=reports.rates(documents=num_rows, tokens=computed, seconds=seconds, num_engines=num_engines),
+        idle=idle,
+        rates=reports.rates(
+            documents=num_rows,
+            tokens=computed,
+            seconds=seconds,
+            num_engines=num_engines,
+            full_share=1 - unused / seconds_fed if seconds_fed else 0.0,
+        ),
+        timeline=[
+            TimelinePoint(worker=worker.worker, **point)
+            for worker in results
+            for point in worker.figures.get("timeline", [])
+        ],
         cost=reports.bill(
             assembled.reports,
             documents=assembled.num_documents,
@@ -128,6 +142,14 @@ def _tokens(figures: Iterable[dict[str, Any]]) -> Tokens:
     for worker in figures:
         for name, number in worker["tokens"].items():
             setattr(total, name, getattr(total, name) + number)
+    return total
+
+
+def _idle(figures: Iterable[dict[str, Any]]) -> Idle:
+    total = Idle()
+    for worker in figures:
+        for cause, seconds in worker["idle"].items():
+            setattr(total, cause, getattr(total, cause) + seconds)
     return total
 
 

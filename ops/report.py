@@ -90,13 +90,34 @@ class Seconds(_Figures):
     assembling: float = 0.0  # parts to output files, after the engine
 
 
+class Idle(_Figures):
+    """Seconds of a whole engine that were not used: with a third of its places empty, a third of the time."""
+
+    starved: float = 0.0  # reading, cleaning or tokenising was too slow
+    draining: float = 0.0  # nothing was left to ask: the end of the work, waiting for the longest answers
+    writing: float = 0.0  # the store was too slow to take the answers
+
+
+class TimelinePoint(_Figures):
+    """One look at an engine. Tokens are those computed since the worker began."""
+
+    worker: str
+    seconds: float  # since the worker began to feed it
+    num_running: int
+    num_waiting: int
+    kv_cache_used: float  # share
+    num_prompt_tokens: int  # without what the prefix cache had
+    num_output_tokens: int
+
+
 class Rates(_Figures):
     """Per second of wall time, without the model's loading."""
 
     documents_per_second: float = 0.0
     prompt_tokens_per_second: float = 0.0
     output_tokens_per_second: float = 0.0
-    engine_busy_share: float = 0.0
+    engine_busy_share: float = 0.0  # of the time, with something to compute
+    engine_full_share: float = 0.0  # of the engine while it was fed, see `Idle`
 
 
 class Cost(_Figures):
@@ -159,7 +180,9 @@ class Report(_Figures):
     earlier_worker_seconds: float  # of runs that did not end, and of lost workers: in the cost too
     incidents: list[IncidentReport]
     seconds: Seconds
+    idle: Idle = Field(default_factory=Idle)
     rates: Rates
+    timeline: list[TimelinePoint] = Field(default_factory=list)
     cost: Cost
     peak_memory_mib: float
     machine: Machine
@@ -193,7 +216,14 @@ def versions(engine_versions: dict[str, str]) -> dict[str, str]:
     return ours | engine_versions
 
 
-def rates(*, documents: int, tokens: Tokens, seconds: Seconds, num_engines: int = 1) -> Rates:
+def rates(
+    *,
+    documents: int,
+    tokens: Tokens,
+    seconds: Seconds,
+    num_engines: int = 1,
+    full_share: float = 0.0,
+) -> Rates:
     """Throughput of a run, from what it did itself. Seconds of stages are those of all engines together."""
     working = max(seconds.wall - seconds.model_load / num_engines, 1e-9)
     return Rates(
@@ -201,6 +231,7 @@ def rates(*, documents: int, tokens: Tokens, seconds: Seconds, num_engines: int 
         prompt_tokens_per_second=tokens.prompt / working,
         output_tokens_per_second=tokens.output / working,
         engine_busy_share=min(1.0, seconds.engine / num_engines / working),
+        engine_full_share=full_share,
     )
 
 

@@ -36,6 +36,7 @@ from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
 from docmill.ops.segment_writer import SegmentWriter
 from docmill.ops.stages import Stages
+from docmill.ops.timeline import IdleCause, Timeline
 from docmill.ops.unit_answers import Place, UnitAnswers
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class _Worker:
         self.dialogues: Dialogues[Place] | None = None
         self.answers: UnitAnswers | None = None
         self.writer: SegmentWriter | None = None
+        self.timeline: Timeline | None = None
         self.claims: Claims
 
     def run(self) -> WorkerResult:
@@ -185,11 +187,13 @@ class _Worker:
                 self._end_feed, stop, claims
             )  # before the feed is left: it may be waiting for others
             self.claims = claims
+            self.timeline = Timeline(engine)
             stopped = self._work(feed, claims, writer)
         seconds = time.monotonic() - self.started
         log.info("job=%s partition=%s worker=%s stopped=%s seconds=%.1f",
                  job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
-        return WorkerResult(self.name, stopped, self.answers.num_rows_written, self._figures_now())
+        figures = self._figures_now() | {"timeline": self.timeline.points()}  # too long for every beat
+        return WorkerResult(self.name, stopped, self.answers.num_rows_written, figures)
 
     def _wait_for(self, started: StartedEngine) -> bool:
         """Whether it has loaded; False where the worker is asked to stop meanwhile: a large model takes minutes."""
@@ -212,6 +216,7 @@ class _Worker:
         """The loop. Returns whether it was asked to stop."""
         assert self.dialogues is not None
         assert self.answers is not None
+        assert self.timeline is not None
         dialogues, answers = self.dialogues, self.answers
         while not feed.exhausted or dialogues.num_open or writer.num_waiting:
             self.context.poll()
@@ -231,6 +236,7 @@ class _Worker:
                     break
                 self._take(event)
             dialogues.pump()
+            self.timeline.look(self._idle_cause(feed, writer))
             self._collect(POLL_SECONDS)
             if not dialogues.num_open and feed.exhausted:
                 time.sleep(WRITING_POLL_SECONDS)
@@ -239,6 +245,15 @@ class _Worker:
             self._show("running")
         self._show("running", now=True)
         return False
+
+    def _idle_cause(self, feed: Ahead[Event], writer: SegmentWriter) -> IdleCause:
+        """Why the engine has room, if it has."""
+        assert self.answers is not None
+        if feed.exhausted:
+            return "draining" if self.dialogues is not None and self.dialogues.num_open else "writing"
+        if not self.answers.has_room or writer.num_waiting >= MAX_WRITES_WAITING:
+            return "writing"
+        return "starved"
 
     def _take(self, event: Event) -> None:
         assert self.dialogues is not None
@@ -301,6 +316,8 @@ class _Worker:
                 "cached": usage.num_cached_tokens,
                 "output": usage.num_output_tokens,
             },
+            "idle": dict(self.timeline.idle) if self.timeline is not None else {},
+            "seconds_fed": self.timeline.seconds if self.timeline is not None else 0.0,
             "incidents": [
                 asdict(incident) | {"at": incident.at.isoformat()} for incident in engine.incidents
             ],

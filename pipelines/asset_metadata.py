@@ -73,6 +73,7 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         ),
         "output_tokens_per_second": round(report.rates.output_tokens_per_second, 1),
         "engine_busy_share": round(report.rates.engine_busy_share, 3),
+        "engine_full_share": round(report.rates.engine_full_share, 3),
         "seconds": round(report.seconds.wall, 2),
         "model": report.model,
         "model_fingerprint": report.model_fingerprint,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_INCIDENTS_SHOWN = 5
+SHORTEST_IDLE = 0.05  # seconds worth a word
 
 
 def print_report(console: Console, job: Job, partition: Partition, report: Report) -> None:
@@ -129,7 +130,8 @@ def _figures(report: Report) -> list[str]:
     lines = [
         f"time       {duration(seconds.wall)}{of_workers} ({by_stage})",
         f"rate       {rates.documents_per_second:,.1f} documents/s, {tokens_per_second:,.0f} tokens/s, of which "
-        f"{rates.output_tokens_per_second:,.0f} written; engine busy {rates.engine_busy_share:.0%}",
+        f"{rates.output_tokens_per_second:,.0f} written; engine busy {rates.engine_busy_share:.0%}, "
+        f"full {rates.engine_full_share:.0%}{_idle(report)}",
     ]
     duplicates = sum(task.duplicate_requests for task in report.tasks.values())
     reused = sum(task.reused_requests for task in report.tasks.values())
@@ -146,6 +148,12 @@ def _figures(report: Report) -> list[str]:
         f", {cost.usd_per_1000_documents:.4f} for 1,000 documents" if cost.usd_per_1000_documents else ""
     )
     return [*lines, f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}"]
+
+
+def _idle(report: Report) -> str:
+    """What it waited for."""
+    causes = [f"{cause} {seconds:.1f} s" for cause, seconds in report.idle if seconds >= SHORTEST_IDLE]
+    return f" ({', '.join(causes)})" if causes else ""
 
 
 def _share(part: int, whole: int) -> str:

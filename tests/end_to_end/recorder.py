@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docmill.engine.types import Completion, Engine, EngineInfo, Incident, Request
+from docmill.engine.types import Completion, Engine, EngineInfo, Incident, Load, Request
 
 DAY = "2026-11-20"
 
@@ -32,6 +32,14 @@ class Recorder:
     @property
     def num_tokens(self) -> int:
         return self._engine.num_tokens
+
+    @property
+    def num_steps(self) -> int:
+        return self._engine.num_steps
+
+    @property
+    def load(self) -> Load:
+        return self._engine.load
 
     @property
     def incidents(self) -> Sequence[Incident]:

@@ -65,10 +65,23 @@ def test_every_document_has_every_answer_once(run: Run) -> None:
 
 
 def test_the_tasks_of_a_document_share_its_prefix(run: Run) -> None:
-    """Summaries are asked last: vLLM's own count says that most of their prompts was there already."""
-    summaries = run.report.tasks["summaries"].tokens
-    assert summaries.cached / summaries.prompt > 0.5
+    """Labels, the shortest answers, are asked last: by vLLM's own count most of their prompts was there already."""
+    labels = run.report.tasks["classifications"].tokens
+    assert labels.cached / labels.prompt > 0.5
     assert run.report.tokens.cached == sum(task.tokens.cached for task in run.report.tasks.values())
+
+
+def test_the_report_tells_how_full_the_engine_was(run: Run) -> None:
+    report, points = run.report, run.report.timeline
+    assert 0.3 < report.rates.engine_full_share <= 1
+    assert report.idle.draining > 0  # the last answers never end all at once
+    assert [point.seconds for point in points] == sorted(point.seconds for point in points)
+    assert max(point.num_running for point in points) > 32
+    assert max(point.kv_cache_used for point in points) > 0
+    written = [point.num_output_tokens for point in points]
+    assert written == sorted(written)
+    assert 0 < written[-1] <= report.computed_tokens.output
+    assert 0 < points[-1].num_prompt_tokens <= report.computed_tokens.prompt - report.computed_tokens.cached
 
 
 def test_the_answers_are_those_of_llm_generate_row_for_row(

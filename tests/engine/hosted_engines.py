@@ -17,7 +17,7 @@ from pathlib import Path
 from docmill.data.records import Usage
 from docmill.engine.config import EngineConfig
 from docmill.engine.errors import EngineConfigError, ModelError
-from docmill.engine.types import Completion, EngineInfo, Incident, Request, RequestError, Sampling
+from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError, Sampling
 
 POISON = 666_000  # crashes the process as a bad kernel would
 RAISES = 666_001  # an exception in the engine
@@ -55,6 +55,7 @@ class StepEngine:
         self.incidents: list[Incident] = []
         self.busy_seconds = 0.0
         self.num_steps = self.num_tokens = 0
+        self.load = Load()
         self.num_in_flight = 0
         self._step_seconds = step_seconds
         self._log = log

@@ -20,14 +20,14 @@ import pytest
 from docmill.engine.engine_process import EngineProcess
 from docmill.engine.errors import EngineConfigError, EngineDied, ModelError
 from docmill.engine.fake_engine import FakeEngine
-from docmill.engine.types import Completion, Engine, HostedEngine
+from docmill.engine.types import Completion, Engine
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @contextmanager
 def process(
-    open_engine: Callable[[], HostedEngine] = hosted.StepEngine, **settings: float
+    open_engine: Callable[[], Engine] = hosted.StepEngine, **settings: float
 ) -> Iterator[EngineProcess]:
     engine = EngineProcess(open_engine, **settings)
     try:
@@ -166,7 +166,7 @@ def test_long_steps_are_no_hang_while_they_end() -> None:
     ],
 )
 def test_what_fails_while_loading_is_raised_here(
-    open_engine: Callable[[], HostedEngine], error: type[Exception], words: str
+    open_engine: Callable[[], Engine], error: type[Exception], words: str
 ) -> None:
     with process(open_engine) as engine, pytest.raises(error, match=words):
         engine.wait_until_loaded()

@@ -169,3 +169,23 @@ def test_the_cpu_build_refuses_to_be_a_gpu() -> None:
 def test_a_setting_that_vllm_does_not_know_is_named() -> None:
     with pytest.raises(EngineConfigError, match="max_num_sequences"):
         VllmEngine(ModelConfig(), EngineConfig(extra={"max_num_sequences": 3}))
+
+
+def test_its_load_tells_what_it_computes_and_what_waits(vllm_engine: VllmEngine) -> None:
+    before = vllm_engine.load
+    requests = [Request(f"load-{n}", [7 + n % 50, *range(100, 180)], Sampling(200)) for n in range(200)]
+    for request in requests:
+        vllm_engine.submit(request)
+    seen, found = [], []
+    while len(found) < len(requests):
+        found += vllm_engine.completions(timeout_seconds=60)
+        seen.append(vllm_engine.load)
+    assert max(load.num_running for load in seen) == vllm_engine.info.max_num_seqs
+    assert max(load.num_waiting for load in seen) > 0
+    assert 0 < max(load.kv_cache_used for load in seen) < 1
+    load = vllm_engine.load
+    assert (load.num_running, load.num_waiting) == (0, 0)
+    usages = [completion.usage for completion in found]
+    computed = sum(usage.num_prompt_tokens - usage.num_cached_tokens for usage in usages)
+    assert load.num_prompt_tokens - before.num_prompt_tokens == computed
+    assert load.num_output_tokens - before.num_output_tokens == sum(u.num_output_tokens for u in usages)

@@ -19,7 +19,7 @@ from docmill.data.manifest import Manifest, read_manifest
 from docmill.data.records import Usage
 from docmill.engine.config import ModelConfig
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Completion, EngineInfo, Request, RequestError
+from docmill.engine.types import Completion, EngineInfo, Load, Request, RequestError
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.prompts import Prompts
@@ -69,7 +69,8 @@ class ScriptedEngine:
             name="scripted", model="scripted", model_fingerprint="scripted", device="cpu", max_model_len=max_model_len,
             max_num_seqs=max_num_seqs, load_seconds=0.0,
         )  # fmt: skip
-        self.busy_seconds, self.num_tokens = 0.0, 0
+        self.busy_seconds, self.num_tokens, self.num_steps = 0.0, 0, 0
+        self.load = Load()
         self.incidents: tuple[()] = ()
         self.requests: list[Request] = []
         self.most_in_flight = 0

@@ -54,6 +54,30 @@ def test_requests_of_a_chunk_are_adjacent_and_share_its_prefix(
     assert len({asked.instruction for asked in engine.asked[:3]}) == 3
 
 
+def test_the_longest_expected_answer_of_a_document_is_asked_first_by_what_has_come(
+    prompts: Prompts, scripted: Callable[..., Any]
+) -> None:
+    """Said to be longest: the translation. Found to be longest: the summary."""
+    engine = scripted(
+        lambda asked: (
+            "a b c d e f g h " * 20
+            if "Summarize" in asked.instruction
+            else (1.0, 2.0)
+            if "label" in asked.instruction
+            else "x"
+        ),
+        order="oldest first",
+    )
+    dialogues: Dialogues[int] = Dialogues(engine, prompts, TASKS, max_in_flight=30)
+    text = "Die Lampe aus der letzten Bestellung ist leider zerbrochen angekommen. " * 8
+    for number in range(40):
+        dialogues.start(number, chunks_of(prompts, f"{number} {text}"))
+        run_to_end(dialogues)
+    words = [asked.instruction.split()[0] for asked in engine.asked]
+    assert words[:3] == ["Translate", "Summarize", "Which"]
+    assert words[-3:] == ["Summarize", "Translate", "Which"]
+
+
 @pytest.mark.parametrize("order", ["oldest first", "newest first"])
 def test_answers_belong_to_their_document_and_task_in_any_order(
     prompts: Prompts, scripted: Callable[..., Any], order: str

@@ -370,7 +370,7 @@ class SlowForOne:
     def __init__(self, tokenizer: Any, inner: Any, ledgers: str):
         self._ledgers = ledgers
         self._inner, self.info, self.incidents = inner, inner.info, ()
-        self.busy_seconds, self.num_tokens = 0.0, 0
+        self.busy_seconds, self.num_tokens, self.load = 0.0, 0, inner.load
         self._slow: Request | None = None
         self._first = True
         self._seen_idle = 0

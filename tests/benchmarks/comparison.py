@@ -1,0 +1,209 @@
+"""The reference job both ways: docmill, and calls of `LLM.generate` over the very same token ids.
+
+`docmill` runs the whole job, Parquet to Parquet, from the loaded model to the manifest. `LLM.generate` gets prompts
+that are made already and writes nothing, see `plain_vllm.py`. Both have the same vLLM, threads, KV cache and batch
+limits: those that were best for `LLM.generate`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from measuring import spread
+from plain_vllm import PlainOrder, PlainResult, run_plain
+from reference_job import DAY, KV_CACHE_GIB, TASKS, Question, questions, reference_job, write_documents
+
+from docmill.engine.config import EngineConfig
+from docmill.engine.model_files import resolve_model
+from docmill.engine.open_engine import start_engine
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.engine.types import EngineInfo
+from docmill.engine.vllm_settings import engine_args
+from docmill.ops.job import Job
+from docmill.ops.partition_job import run_partition
+
+CANDIDATES = (64, 128, 256)  # sequences at once
+BATCHED_TOKENS = 4096  # what `LLM` takes on a CPU
+SHARDS_TO_TUNE_ON = 2
+
+Calls = Callable[[list[Question]], list[list[Question]]]
+
+
+class Comparison:
+    """One corpus in a folder, the questions about it, and both ways of asking them."""
+
+    def __init__(self, folder: Path, *, num_documents: int, duplicate_share: float):
+        self.folder = folder
+        self.corpus = write_documents(
+            folder, num_documents=num_documents, duplicate_share=duplicate_share, seed=11
+        )
+        self.engine = EngineConfig(
+            kv_cache_gib=KV_CACHE_GIB, max_num_seqs=CANDIDATES[0], max_num_batched_tokens=BATCHED_TOKENS
+        )
+        job = self.job("questions")
+        self.tokenizer = ModelTokenizer(job.model)
+        started = start_engine(job.model, job.engine)
+        try:
+            started.wait_until_loaded()
+            self.info: EngineInfo = started.info
+        finally:
+            started.close()
+        self.questions = list(questions(job, self.info, self.tokenizer))
+        self._source = resolve_model(job.model)
+        self._num_runs = 0
+
+    def job(self, output: str) -> Job:
+        """With an output of its own."""
+        return reference_job(self.folder, output, self.engine)
+
+    def tune(self, way: Calls) -> dict[int, float]:
+        """Seconds of `LLM.generate` by its sequences at once, over the first shards; the best is what all get."""
+        shards = sorted({question.shard for question in self.questions})[:SHARDS_TO_TUNE_ON]
+        few = [question for question in self.questions if question.shard in shards]
+        seconds = {}
+        for num_seqs in CANDIDATES:
+            self.engine = self.engine.model_copy(update={"max_num_seqs": num_seqs})
+            seconds[num_seqs] = round(self.plain(way(few)).seconds, 2)
+        best = min(seconds, key=seconds.__getitem__)
+        self.engine = self.engine.model_copy(update={"max_num_seqs": best})
+        return seconds
+
+    def plain(self, calls: Iterable[Iterable[Question]]) -> PlainResult:
+        """`LLM.generate`, call by call."""
+        job = self.job("plain")
+        args = engine_args(self.engine, job.model, source=self._source, device="cpu")
+        return run_plain(PlainOrder(args, [[question.request for question in call] for call in calls]))
+
+    def docmill(self) -> tuple[dict[str, Any], Job]:
+        """The whole job; its figures, and where its answers are."""
+        self._num_runs += 1
+        job = self.job(f"answers-{self._num_runs}")
+        started = start_engine(job.model, job.engine)
+        try:
+            started.wait_until_loaded()
+            begun = time.perf_counter()
+            report = run_partition(job, job.partition(str(DAY)), engine=started, tokenizer=self.tokenizer)
+            seconds, num_steps = time.perf_counter() - begun, started.num_steps
+        finally:
+            started.close()
+        computed = report.computed_tokens
+        figures = _figures("docmill", seconds, num_steps, computed.prompt, computed.cached, computed.output)
+        return figures | {"engine_busy_share": round(report.rates.engine_busy_share, 4)}, job
+
+    def pair(self, way: Calls, *, docmill_first: bool) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Figures of both ways, one after the other, and what `compare` says of their answers."""
+        figures: dict[str, dict[str, Any]] = {}
+        for name in ("docmill", "plain") if docmill_first else ("plain", "docmill"):
+            if name == "docmill":
+                figures[name], job = self.docmill()
+            else:
+                result = self.plain(way(self.questions))
+                figures[name] = plain_figures(way.__name__, result)
+            print(figures[name], flush=True)
+        return figures, compare(self.questions, result, job)
+
+    def measure(self, way: Calls, repeats: int) -> dict[str, Any]:
+        """Tunes, then `repeats` pairs in changing order (ABBA); everything a result has to say of them."""
+        print(self.corpus, flush=True)
+        tuned = self.tune(way)
+        print(f"seconds of LLM.generate by max_num_seqs: {tuned}", flush=True)
+        runs: list[dict[str, Any]] = []
+        ratios: list[float] = []
+        answers: list[dict[str, Any]] = []
+        for repeat in range(repeats):
+            pair, equal = self.pair(way, docmill_first=repeat % 2 == 1)
+            runs += pair.values()
+            answers.append(equal)
+            ratios.append(pair["plain"]["seconds"] / pair["docmill"]["seconds"])
+            print(f"repeat {repeat}: {ratios[-1]:.3f}; {equal}", flush=True)
+        return {
+            "corpus": self.corpus,
+            "tasks": TASKS,
+            "kv_cache_gib": KV_CACHE_GIB,
+            "seconds_by_max_num_seqs": tuned,
+            "max_num_seqs": self.engine.max_num_seqs,
+            "max_num_batched_tokens": BATCHED_TOKENS,
+            "ratios": spread(ratios),
+            "answers": answers,
+            "runs": runs,
+        }
+
+
+def per_shard(asked: list[Question]) -> list[list[Question]]:
+    """A call a shard and task."""
+    shards = [list(group) for _, group in groupby(asked, key=lambda question: question.shard)]
+    return [call for shard in shards for call in per_task(shard)]
+
+
+def per_task(asked: list[Question]) -> list[list[Question]]:
+    """A call a task."""
+    return [[question for question in asked if question.task == task] for task in TASKS]
+
+
+def all_at_once(asked: list[Question]) -> list[list[Question]]:
+    """One call, in docmill's order."""
+    return [asked]
+
+
+def plain_figures(way: str, result: PlainResult) -> dict[str, Any]:
+    """In the same words as docmill's."""
+    usage = result.usage
+    return _figures(
+        way,
+        result.seconds,
+        result.num_steps,
+        usage.num_prompt_tokens,
+        usage.num_cached_tokens,
+        usage.num_output_tokens,
+    )
+
+
+def _figures(
+    way: str, seconds: float, num_steps: int, prompt: int, cached: int, output: int
+) -> dict[str, Any]:
+    return {
+        "way": way,
+        "seconds": round(seconds, 2),
+        "engine_steps": num_steps,
+        "prompt_tokens": prompt,
+        "cached_tokens": cached,
+        "computed_prompt_tokens": prompt - cached,
+        "output_tokens": output,
+    }
+
+
+def compare(asked: list[Question], result: PlainResult, job: Job) -> dict[str, Any]:
+    """docmill's rows beside those that the plain completions give. Only last digits may make a difference."""
+    rows = {
+        (task, path.name, row): answer
+        for task in TASKS
+        for path in sorted(Path(job.output.uri, task).rglob("*.parquet"))
+        for row, answer in enumerate(pl.read_parquet(path, hive_partitioning=False).to_dicts())
+    }
+    assert len(rows) == len(asked), "a row is missing, or one too many"
+    differing = dict.fromkeys(TASKS, 0)
+    largest_score_difference = 0.0
+    for question in asked:
+        row, completion = (
+            rows[question.task, question.shard, question.row],
+            result.completions[question.request.id],
+        )
+        assert row["status"] == "ok"
+        assert row["request_key"] == question.key, "docmill asked something else"
+        columns = question.read(completion)
+        if question.task == "topics":
+            largest_score_difference = max(largest_score_difference, abs(row["score"] - columns["score"]))
+            differing["topics"] += row["label"] != columns["label"]
+        else:
+            differing[question.task] += any(row[name] != value for name, value in columns.items())
+    return {
+        "rows": len(rows),
+        "rows_that_differ": differing,
+        "share_that_differs": sum(differing.values()) / len(rows),
+        "largest_score_difference": largest_score_difference,
+    }

@@ -1,0 +1,42 @@
+"""What docmill adds to vLLM: the whole job, Parquet to Parquet, against vLLM fed the same token ids all at once.
+
+    .venv/bin/python tests/benchmarks/raw.py [--documents 1000] [--repeats 5]
+
+One `LLM.generate` over all requests of the reference job in docmill's order is as fast as vLLM goes with them: it has
+everything before it starts, nothing to read or tokenise, and writes nothing. The ratio is the median of the pairs'
+`LLM.generate` / docmill in seconds. Answers are compared row by row, see `fusion.py`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from comparison import Comparison, all_at_once
+from measuring import parser, write_result
+
+TARGET = 0.97
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--documents", type=int, default=1000)
+    options.add_argument("--repeats", type=int, default=5)
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="docmill-raw-") as name:
+        comparison = Comparison(Path(name), num_documents=arguments.documents, duplicate_share=0.0)
+        measured = comparison.measure(all_at_once, arguments.repeats)
+    ratio = measured["ratios"]["median"]
+    write_result(
+        "raw",
+        measured | {"target": TARGET},
+        ratio=ratio,
+        met=ratio >= TARGET,
+        out=arguments.out,
+        device=comparison.info.device,
+        engine_versions=comparison.info.versions,
+    )
+
+
+if __name__ == "__main__":
+    main()
