@@ -54,6 +54,7 @@ class Claims:
         self.changed = (
             threading.Event()
         )  # a unit was finished: there may be something new to claim, or all is done
+        self.none_free = False  # as of the last `take`: what is left is worked on, by this worker or another
         self.num_rows_elsewhere = 0  # of units that others, or earlier runs, have done
         self._figures, self._committed = figures, committed
         self._mine: set[str] = set()
@@ -84,6 +85,11 @@ class Claims:
 
     def take(self) -> Held | None:
         """Claim a unit. None where there is none to claim now; `all_done` tells whether to wait for one."""
+        held = self._take()
+        self.none_free = held is None
+        return held
+
+    def _take(self) -> Held | None:
         while True:
             held = self._claim_free()
             if held is not None:

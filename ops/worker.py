@@ -249,7 +249,7 @@ class _Worker:
     def _idle_cause(self, feed: Ahead[Event], writer: SegmentWriter) -> IdleCause:
         """Why the engine has room, if it has."""
         assert self.answers is not None
-        if feed.exhausted:
+        if feed.exhausted or self.claims.none_free:
             return "draining" if self.dialogues is not None and self.dialogues.num_open else "writing"
         if not self.answers.has_room or writer.num_waiting >= MAX_WRITES_WAITING:
             return "writing"

@@ -30,6 +30,8 @@ from docmill.ops.partition_job import run_partition
 CANDIDATES = (64, 128, 256)  # sequences at once
 BATCHED_TOKENS = 4096  # what `LLM` takes on a CPU
 SHARDS_TO_TUNE_ON = 2
+# Another batch adds floats up in another order. Beyond this it would be another answer.
+DIFFERING_SHARE, SCORE_DIFFERENCE = 0.005, 1e-3
 
 Calls = Callable[[list[Question]], list[list[Question]]]
 
@@ -109,6 +111,8 @@ class Comparison:
 
     def measure(self, way: Calls, repeats: int) -> dict[str, Any]:
         """Tunes, then `repeats` pairs in changing order (ABBA); everything a result has to say of them."""
+        if repeats < 2:
+            raise SystemExit("--repeats: at least 2, or there is no spread to tell")
         print(self.corpus, flush=True)
         tuned = self.tune(way)
         print(f"seconds of LLM.generate by max_num_seqs: {tuned}", flush=True)
@@ -132,6 +136,15 @@ class Comparison:
             "answers": answers,
             "runs": runs,
         }
+
+
+def answers_hold(measured: dict[str, Any]) -> bool:
+    """Whether every repeat gave the same answers, but for what last digits of floats explain."""
+    return all(
+        equal["share_that_differs"] <= DIFFERING_SHARE
+        and equal["largest_score_difference"] <= SCORE_DIFFERENCE
+        for equal in measured["answers"]
+    )
 
 
 def per_shard(asked: list[Question]) -> list[list[Question]]:

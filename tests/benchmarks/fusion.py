@@ -6,8 +6,8 @@
 task over everything, run once at the end. `comparison.py` says what is equal between them.
 
 Every row's answer must be that of `LLM.generate`. Where another batch changes the last digits of a step, a greedy
-answer may turn: how many rows differ is in the result. The ratio is the median of the pairs' per shard / docmill in
-seconds.
+answer may turn: how many rows differ is in the result, and more than one in 200 is a missed target. The ratio is the
+median of the pairs' per shard / docmill in seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from comparison import Comparison, per_shard, per_task, plain_figures
+from comparison import Comparison, answers_hold, per_shard, per_task, plain_figures
 from measuring import parser, write_result
 
 TARGETS = {False: 2.0, True: 2.4}  # by whether there are duplicates
@@ -51,7 +51,7 @@ def main() -> None:
             "targets": {"ratio": target, "computed_prompt_tokens_ratio": COMPUTED_TARGET},
         },
         ratio=ratio,
-        met=ratio >= target and computed <= COMPUTED_TARGET,
+        met=ratio >= target and computed <= COMPUTED_TARGET and answers_hold(measured),
         out=arguments.out,
         device=comparison.info.device,
         engine_versions=comparison.info.versions,
