@@ -54,6 +54,11 @@ class KeptFile:
         self._file = file
         self.tasks = set(json.loads((file.schema_arrow.metadata or {})[_TASKS_KEY]))
 
+    def text_keys(self) -> Iterator[pa.Array]:
+        """The texts that the answers are about, row group by row group."""
+        for number in range(self._file.num_row_groups):
+            yield self._file.read_row_group(number, columns=["text_key"]).column(0).combine_chunks()
+
     def groups(self) -> Iterator[pa.Table]:
         """Row group by row group: at most `ROWS_PER_GROUP` rows or `MAX_GROUP_BYTES` in memory."""
         for number in range(self._file.num_row_groups):

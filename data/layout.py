@@ -102,6 +102,21 @@ class Layout:
         """The finished requests of this partition's run by one plan."""
         return join(self.kept_answers_folder, f"{self.partition}.{plan_id}.parquet")
 
+    @staticmethod
+    def profile(output_uri: str) -> str:
+        """What runs over all partitions have taught about speed and answer lengths."""
+        return join(output_uri, INTERNAL, "profile.json")
+
+    @staticmethod
+    def probe(output_uri: str, name: str) -> str:
+        """Folder of one small run that measures, removed after it."""
+        return join(output_uri, INTERNAL, f"probe-{name}")
+
+    @property
+    def estimate(self) -> str:
+        """What the last `docmill plan` expected of the partition."""
+        return join(self.internal_folder, "estimate.json")
+
     @property
     def report(self) -> str:
         """Figures of the partition's last run."""

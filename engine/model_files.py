@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,19 @@ def resolve_model(config: ModelConfig) -> str:
             "huggingface.co (owner/model), or `demo` for the bundled model"
         )  # fmt: skip
     return config.source
+
+
+def context_of(config: ModelConfig) -> int:
+    """Tokens of prompt and answer that the model was made for. Raises `ModelError` where its files are not here."""
+    folder = Path(resolve_model(config))
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        return int(settings.get("text_config", settings)["max_position_embeddings"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(
+            config.source,
+            "its context is not known before it has been loaded once: run the job, or let `docmill plan` measure",
+        ) from error
 
 
 def fingerprint(model: str, revision: str | None) -> str:

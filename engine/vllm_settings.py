@@ -15,6 +15,8 @@ from docmill.engine.errors import EngineConfigError
 from docmill.engine.quiet import quiet_libraries
 
 # Binding starves the threads that read and tokenise.
+CPU_BLOCK_TOKENS = 32  # of the KV cache
+GPU_BLOCK_TOKENS = 16  # vLLM's own
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -74,6 +76,11 @@ def prepare_environment(*, device: str, offline: bool) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
+def block_tokens(config: EngineConfig, *, on_cpu: bool) -> int:
+    """Tokens in one block of the KV cache: the prefix cache keeps whole blocks."""
+    return int(config.extra.get("block_size", CPU_BLOCK_TOKENS if on_cpu else GPU_BLOCK_TOKENS))
+
+
 def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device: str) -> dict[str, Any]:
     """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch."""
     args: dict[str, Any] = {
@@ -94,7 +101,7 @@ def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device
         args |= {
             "dtype": "float32" if config.dtype == "auto" else config.dtype,
             "enforce_eager": True,
-            "block_size": 32,
+            "block_size": CPU_BLOCK_TOKENS,
             "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
             "max_num_seqs": config.max_num_seqs or 64,
         }

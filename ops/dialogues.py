@@ -136,7 +136,7 @@ class Dialogues(Generic[Key]):
         # By key: a request in the engine, and behind it its duplicates.
         self._same_as: dict[str, list[_InFlight[Key]]] = {}
         self._recent = RecentAnswers()
-        self._lengths = AnswerLengths(tasks)
+        self.lengths = AnswerLengths(tasks)
         self._finished: list[Finished[Key]] = []
         # Of this object alone: an engine that is used again may still answer what an earlier run asked.
         self._ids = map(f"{uuid.uuid4().hex[:8]}-{{}}".format, count())
@@ -168,7 +168,7 @@ class Dialogues(Generic[Key]):
         rounds = []
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         names = [name for name in self._tasks if tasks is None or name in tasks]
-        names.sort(key=lambda name: -self._lengths.expected(name, num_tokens))
+        names.sort(key=lambda name: -self.lengths.expected(name, num_tokens))
         for name in names:
             dialogue = self._tasks[name].ask(chunks, self._prompts)
             running = _Running(key, name, dialogue, book)
@@ -250,7 +250,7 @@ class Dialogues(Generic[Key]):
             running.error = running.error or str(completion.error)
         else:
             num_tokens = completion.usage.num_output_tokens
-            self._lengths.learn(running.task_name, asked.num_text_tokens, num_tokens)
+            self.lengths.learn(running.task_name, asked.num_text_tokens, num_tokens)
             if running.book is not None and asked.request.sampling.repeatable:
                 running.book.keep(asked.request_key, completion)
         if running.num_outstanding:

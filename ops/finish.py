@@ -13,6 +13,7 @@ from docmill.data.records import Partition
 from docmill.engine.types import EngineInfo
 from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled
+from docmill.ops.expected import Estimate
 from docmill.ops.job import Job
 from docmill.ops.report import Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
 from docmill.ops.stages import Stages
@@ -29,6 +30,7 @@ def make_report(
     *,
     stages: Stages,
     started_at: datetime,
+    estimate: Estimate | None = None,
 ) -> Report:
     """All figures of the run; other workers (of runs that did not end, lost ones) are in the bill.
 
@@ -47,7 +49,6 @@ def make_report(
         wall=wall, **{name: spent.get(name, 0.0) for name in Seconds.model_fields if name != "wall"}
     )
     computed, idle = _tokens(here), _idle(here)
-    seconds_fed = sum(figures["seconds_fed"] for figures in here)
     unused = idle.starved + idle.draining + idle.writing
     num_rows = sum(worker.num_rows for worker in results)
     tokens, spared = Tokens(), Tokens()
@@ -65,6 +66,7 @@ def make_report(
         model=info.model,
         model_fingerprint=info.model_fingerprint,
         engine=info.name,
+        max_model_len=info.max_model_len,
         plan=ledger.plan.id,
         shards=len(ledger.plan.shards),
         failed_shards=assembled.failed_shards,
@@ -87,7 +89,7 @@ def make_report(
             tokens=computed,
             seconds=seconds,
             num_engines=num_engines,
-            full_share=1 - unused / seconds_fed if seconds_fed else 0.0,
+            full_share=1 - unused / seconds.fed if seconds.fed else 0.0,
         ),
         timeline=[
             TimelinePoint(worker=worker.worker, **point)
@@ -100,6 +102,7 @@ def make_report(
             engine_seconds=wall * num_engines + other_seconds,
             usd_per_hour=job.usd_per_hour(info.device),
         ),
+        estimate=estimate,
         peak_memory_mib=reports.peak_memory_mib(),
         machine=reports.this_machine(info.device),
         versions=reports.versions(info.versions),

@@ -39,12 +39,13 @@ from docmill.engine.pool.inline_pool import InlinePool
 from docmill.engine.pool.open_pool import open_pool
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
+from docmill.ops import profile, reuse
 from docmill.ops import report as reports
-from docmill.ops import reuse
 from docmill.ops.assembling import Assembled, Overtaken, PartsGone, assemble, remove_stale, reopen
 from docmill.ops.brake import Brake
 from docmill.ops.clean_up import clean_up
 from docmill.ops.errors import BudgetSpent, JobError, Stopped
+from docmill.ops.expected import read_estimate
 from docmill.ops.finish import add_to_manifest, make_report
 from docmill.ops.job import Job
 from docmill.ops.ledger_progress import LedgerProgress
@@ -86,16 +87,16 @@ def run_partition(
     `stop` ends the run cleanly within half a minute: it raises `Stopped`. Raises for what concerns the whole run only.
     """
     started_at = reports.now()
-    chosen = _choose(job, tasks)
+    chosen = choose_tasks(job, tasks)
     storage.check_reachable(job.source.uri)
     shards = find_shards(job, partition)
     layout = Layout(job.output.uri, partition)
     storage.check_writable(layout.internal_folder)
     manifest, _ = read_versioned_manifest(layout.manifest)
-    _check_owner(job, manifest)
+    check_owner(job, manifest)
     stages = Stages()
     on_progress(Progress("planning", 0, None, 0, 0, 0.0))
-    model_fingerprint = _model_fingerprint(job, engine)
+    model_fingerprint = model_fingerprint_of(job, engine)
     settings = settings_fingerprint(job, chosen, model_fingerprint)
     keys = reuse.task_keys(job, chosen, model_fingerprint)
     results: list[WorkerResult] = []
@@ -144,10 +145,19 @@ def run_partition(
         ours = {worker.worker for worker in results}
         others = [beat for beat in ledger.read_beats(ledger.view().beats) if beat.worker not in ours]
         report = make_report(
-            job, partition, ledger, assembled, results, others, stages=stages, started_at=started_at
+            job,
+            partition,
+            ledger,
+            assembled,
+            results,
+            others,
+            stages=stages,
+            started_at=started_at,
+            estimate=read_estimate(layout.estimate, plan_id=plan.id, after=_last_finish(before, chosen)),
         )
         reuse.keep(job, ledger, keys)  # before the manifest: after it, another run may clean up
         if _commit(layout, job, partition, plan, assembled, report, before, version):
+            profile.learn(job, report, profile.worker_lengths(worker.figures for worker in results))
             clean_up(ledger, lease_seconds=job.ledger.lease_seconds)
             log.info("job=%s partition=%s documents=%d seconds=%.1f",
                      job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
@@ -167,7 +177,8 @@ def _end(ledger: Ledger, job: Job) -> Report:
     return Report.model_validate_json(storage.read_bytes(ledger.layout.report))
 
 
-def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
+def choose_tasks(job: Job, names: list[str] | None) -> dict[str, Task]:
+    """The tasks of these names, all for None. Raises `JobError` for one that the job does not have."""
     unknown = sorted(set(names or ()) - set(job.tasks))
     if unknown:
         raise JobError(
@@ -176,8 +187,8 @@ def _choose(job: Job, names: list[str] | None) -> dict[str, Task]:
     return {name: task for name, task in job.tasks.items() if names is None or name in names}
 
 
-def _check_owner(job: Job, manifest: Manifest | None) -> None:
-    """Two jobs with one output would overwrite each other's answers without a word."""
+def check_owner(job: Job, manifest: Manifest | None) -> None:
+    """Raises `JobError` where the output is another job's: two jobs with one would overwrite each other's answers."""
     if manifest is not None and manifest.job != job.name:
         raise JobError(
             job.name,
@@ -185,7 +196,8 @@ def _check_owner(job: Job, manifest: Manifest | None) -> None:
         )
 
 
-def _model_fingerprint(job: Job, engine: Engine | None) -> str:
+def model_fingerprint_of(job: Job, engine: Engine | None = None) -> str:
+    """Of the given engine's model, or of the one that the job would load."""
     if engine is not None:
         return engine.info.model_fingerprint
     if job.engine.kind == "fake":
@@ -287,6 +299,10 @@ def _all_done(plan: Plan, results: list[WorkerResult], started_at: datetime) -> 
 def _is_overtaken(layout: Layout, before: Manifest | None, tasks: Collection[str]) -> bool:
     """Whether another run, of whatever settings, has finished one of these tasks since the manifest was `before`."""
     return _entries(read_versioned_manifest(layout.manifest)[0], tasks) != _entries(before, tasks)
+
+
+def _last_finish(manifest: Manifest | None, tasks: Collection[str]) -> datetime | None:
+    return max((entry.finished_at for entry in _entries(manifest, tasks) if entry is not None), default=None)
 
 
 def _entries(manifest: Manifest | None, tasks: Collection[str]) -> list[TaskManifest | None]:

@@ -43,8 +43,12 @@ class Prompts:
 
     def render(self, text: str, token_ids: Sequence[int], instruction: str) -> array[int]:
         """The whole prompt for one instruction about one text, whose token ids are given."""
-        frame = self.frame(instruction, _fence(text))
+        frame = self.frame_of(text, instruction)
         return frame.before + array("i", token_ids) + frame.behind
+
+    def frame_of(self, text: str, instruction: str) -> Frame:
+        """What stands around this text."""
+        return self.frame(instruction, _fence(text))
 
     def num_frame_tokens(self, instruction: str) -> int:
         """What the frame takes of the model's context, at most: a fence with a number takes more than one without."""

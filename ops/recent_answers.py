@@ -11,6 +11,7 @@ from docmill.engine.types import Completion
 
 MAX_NUMBERS = 4_000_000  # token ids and label scores held: some 20 MB, with what each entry costs beside them
 NUMBERS_PER_ENTRY = 100  # what an entry takes beside them, in numbers
+SHORT_ANSWER = 60  # numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class _Entry:
 
     def size(self) -> int:
         return NUMBERS_PER_ENTRY + len(self.token_ids) + 2 * len(self.label_logprobs or ())
+
+
+def num_recent_texts(num_tasks: int) -> int:
+    """About how many texts a worker remembers, with short answers to so many tasks."""
+    return MAX_NUMBERS // (num_tasks * (NUMBERS_PER_ENTRY + SHORT_ANSWER))
 
 
 class RecentAnswers:

@@ -143,7 +143,9 @@ def _ask(
 ) -> dict[Place, Finished[Row]]:
     """Answers by shard, row and task."""
     prompts = Prompts(tokenizer, job.system_prompt)
-    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, engine.info), Stages())
+    cutter = DocumentCutter(
+        job, tokenizer, max_chunk_tokens(job, prompts, engine.info.max_model_len), Stages()
+    )
     max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
     dialogues: Dialogues[Row] = Dialogues(
         engine, prompts, job.tasks, max_in_flight=max_in_flight, settings=job.engine_settings

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
+from docmill.ops.expected import Estimate
+
 REPORT_VERSION = 1
 
 # One generated token costs about as much engine time as this many computed prompt tokens (measured on the CPU:
@@ -86,6 +88,7 @@ class Seconds(_Figures):
     prepare: float = 0.0
     tokenise: float = 0.0
     engine: float = 0.0  # the engine had something to compute
+    fed: float = 0.0  # from the first document to the last answer
     write: float = 0.0  # segments and parts, beside the engine
     assembling: float = 0.0  # parts to output files, after the engine
 
@@ -163,6 +166,7 @@ class Report(_Figures):
     model: str
     model_fingerprint: str
     engine: str
+    max_model_len: int = 0  # tokens of prompt and answer together
     plan: str
     shards: int
     failed_shards: list[FailedShard]
@@ -184,6 +188,7 @@ class Report(_Figures):
     rates: Rates
     timeline: list[TimelinePoint] = Field(default_factory=list)
     cost: Cost
+    estimate: Estimate | None = None  # what `docmill plan` had expected of the same plan
     peak_memory_mib: float
     machine: Machine
     versions: dict[str, str]

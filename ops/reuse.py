@@ -87,6 +87,22 @@ def take_over(
     return folder if seeker.num_found else None
 
 
+def known_texts(job: Job, layout: Layout, key: str) -> pl.Series:
+    """Hashes of the texts about which finished runs have answers for the task of this key (`task_keys`)."""
+    import polars as pl
+
+    known = pl.Series("key", [], dtype=pl.UInt64)
+    for file in _newest_first(layout)[: job.reuse.runs]:
+        try:
+            with open_kept(file.uri) as kept:
+                if key in kept.tasks:
+                    for keys in kept.text_keys():  # a key stands there once a request: not all at once
+                        known = pl.concat([known, pl.Series("key", keys).unique()]).unique()
+        except (StorageError, pa.ArrowException, OSError, LookupError, ValueError) as error:
+            log.warning("%s cannot be read and is left out: %s", file.uri, type(error).__name__)
+    return known
+
+
 class _Seeker:
     """The texts of a plan, and what was found about them."""
 

@@ -26,7 +26,7 @@ from docmill.data.records import Partition, Shard
 from docmill.engine.open_engine import start_engine
 from docmill.engine.pool.types import WorkerContext
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Engine, EngineInfo, StartedEngine
+from docmill.engine.types import Engine, StartedEngine
 from docmill.ops.claims import Claims
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.errors import JobError
@@ -137,7 +137,7 @@ class _Worker:
             engine = self.engine
             self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
             prompts = Prompts(tokenizer, job.system_prompt)
-            most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info)
+            most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info.max_model_len)
             claims = stack.enter_context(
                 Claims(
                     self.ledger,
@@ -301,6 +301,8 @@ class _Worker:
         if engine is None or dialogues is None:
             return {}
         seconds = dict(self.stages.seconds) | {"engine": engine.busy_seconds - self.busy_before}
+        if self.timeline is not None:
+            seconds["fed"] = self.timeline.seconds
         if self.writer is not None:
             seconds["write"] = self.writer.seconds
         usage = dialogues.usage
@@ -316,8 +318,8 @@ class _Worker:
                 "cached": usage.num_cached_tokens,
                 "output": usage.num_output_tokens,
             },
+            "lengths": dialogues.lengths.learned(),
             "idle": dict(self.timeline.idle) if self.timeline is not None else {},
-            "seconds_fed": self.timeline.seconds if self.timeline is not None else 0.0,
             "incidents": [
                 asdict(incident) | {"at": incident.at.isoformat()} for incident in engine.incidents
             ],
@@ -341,14 +343,14 @@ class _Worker:
         )
 
 
-def max_chunk_tokens(job: Job, prompts: Prompts, info: EngineInfo) -> int:
+def max_chunk_tokens(job: Job, prompts: Prompts, max_model_len: int) -> int:
     """The longest chunk that fits every task of the job, chosen or not: prompts must not depend on the choice."""
-    room = {name: task.max_chunk_tokens(prompts, info.max_model_len) for name, task in job.tasks.items()}
+    room = {name: task.max_chunk_tokens(prompts, max_model_len) for name, task in job.tasks.items()}
     tightest = min(room, key=room.__getitem__)
     if room[tightest] < SMALLEST_CHUNK_TOKENS:
         raise JobError(job.name, [
             f"tasks.{tightest}: its prompt and longest answer leave {room[tightest]} tokens for the document in a "
-            f"context of {info.max_model_len}; lower its output tokens, shorten the instruction, or raise "
+            f"context of {max_model_len}; lower its output tokens, shorten the instruction, or raise "
             "engine.max_model_len"
         ])  # fmt: skip
     return min(room[tightest], job.chunking.max_tokens or room[tightest])

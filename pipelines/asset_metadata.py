@@ -88,6 +88,8 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
     }
     if report.cost.usd is not None:
         metadata["usd"] = round(report.cost.usd, 6)
+    if report.estimate is not None and report.estimate.usd is not None:
+        metadata["usd_expected"] = round(report.estimate.usd.expected, 6)
     if report.cost.usd_per_1000_documents is not None:
         metadata["usd_per_1000_documents"] = round(report.cost.usd_per_1000_documents, 6)
     if report.incidents:

@@ -1,4 +1,4 @@
-"""The command line: `docmill run`, `status`, `replay`, `show`, `jobs`, `doctor`, `ui`, `demo`. A file each.
+"""The command line: `docmill run`, `plan`, `status`, `replay`, `show`, `jobs`, `doctor`, `ui`, `demo`. A file each.
 
 Imports of what takes time (Arrow, Dagster, rich) stay inside the commands, so that `docmill --help` answers at once.
 """
@@ -73,6 +73,29 @@ def run(
         from docmill.pipelines.run_command import run_command
 
         run_command(job, partition_value=partition, tasks=tasks, as_json=as_json)
+
+
+@app.command()
+def plan(
+    job: JobArgument,
+    partition: Partition = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, as a,b; default: all.")] = None,
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Measure on so many documents first. Default: only if nothing was measured yet."
+        ),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Say what a run would ask, how long it would take and what it would cost, before it runs."""
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.plan_command import plan_command
+
+        plan_command(job, partition_value=partition, tasks=tasks, probe_documents=probe, as_json=as_json)
 
 
 @app.command()

@@ -147,7 +147,23 @@ def _figures(report: Report) -> list[str]:
     per_1000 = (
         f", {cost.usd_per_1000_documents:.4f} for 1,000 documents" if cost.usd_per_1000_documents else ""
     )
-    return [*lines, f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}"]
+    return [
+        *lines,
+        f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}",
+        *_estimated(report),
+    ]
+
+
+def _estimated(report: Report) -> list[str]:
+    """What had been expected, beside what came."""
+    estimate, cost = report.estimate, report.cost
+    if estimate is None or estimate.usd is None or not estimate.usd.expected or not cost.usd:
+        return []
+    over = cost.usd / estimate.usd.expected - 1
+    usd, came = estimate.usd, "more" if over > 0 else "less"
+    return [
+        f"expected   {usd.expected:.4f} USD ({usd.low:.4f} to {usd.high:.4f}); it was {abs(over):.0%} {came}"
+    ]
 
 
 def _idle(report: Report) -> str:

@@ -62,7 +62,7 @@ def reference_job(folder: Path, output: str, engine: EngineConfig) -> Job:
 
 
 def write_documents(
-    folder: Path, *, num_documents: int, duplicate_share: float, seed: int
+    folder: Path, *, num_documents: int, duplicate_share: float, seed: int, median: int = MEDIAN
 ) -> dict[str, float]:
     """Writes the shards; returns what the lengths came out as. Duplicates are whole texts under other ids, anywhere."""
     tokenizer, draw = ModelTokenizer(Job.model_fields["model"].default), Random(seed)
@@ -75,7 +75,7 @@ def write_documents(
             texts.append(texts[earlier])
             lengths.append(lengths[earlier])
             continue
-        wanted = min(LONGEST, max(SHORTEST, round(exp(draw.gauss(log(MEDIAN), SIGMA)))))
+        wanted = min(LONGEST, max(SHORTEST, round(exp(draw.gauss(log(median), SIGMA)))))
         text, length = next(messages)
         while length < wanted:
             more, num_tokens = next(messages)
@@ -134,7 +134,7 @@ class Question:
 def questions(job: Job, info: EngineInfo, tokenizer: ModelTokenizer) -> Iterator[Question]:
     """Every question of the job, by shard, row and task: the order in which docmill asks."""
     prompts = Prompts(tokenizer, job.system_prompt)
-    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, info), Stages())
+    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, info.max_model_len), Stages())
     engine = f"{info.model_fingerprint}|{info.dtype}|{job.engine_settings}"
     number = 0
     for shard in find_shards(job, job.partition(str(DAY))):

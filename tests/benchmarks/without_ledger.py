@@ -41,7 +41,9 @@ def run_without_ledger(
 ) -> tuple[int, int]:
     """Writes the answers; returns the tokens of all prompts and of all answers."""
     prompts = Prompts(tokenizer, job.system_prompt)
-    cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, engine.info), Stages())
+    cutter = DocumentCutter(
+        job, tokenizer, max_chunk_tokens(job, prompts, engine.info.max_model_len), Stages()
+    )
     dialogues: Dialogues[tuple[_Batch, int]] = Dialogues(
         engine,
         prompts,

@@ -210,7 +210,7 @@ class Worker:
         self.dialogues: Dialogues[Place] = Dialogues(
             self.engine, prompts, tasks, max_in_flight=2, settings=job.engine_settings
         )
-        self.max_chunk_tokens = max_chunk_tokens(job, prompts, self.engine.info)
+        self.max_chunk_tokens = max_chunk_tokens(job, prompts, self.engine.info.max_model_len)
         self.job, self.tokenizer = job, model.tokenizer
         self.events: Iterator[Event] | None = None
         self.claims.beat()

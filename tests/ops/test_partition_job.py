@@ -295,6 +295,7 @@ def test_a_run_leaves_no_other_file_in_the_output(folder: Any) -> None:
     day = "dt=2026-11-20"
     assert found == sorted(
         [
+            "_docmill/profile.json",
             f"_docmill/{day}/manifest.json",
             f"_docmill/{day}/plan.parquet",
             f"_docmill/{day}/report.json",

@@ -1,0 +1,407 @@
+"""What a partition will cost before it runs: `estimate_partition`, and `probe` where nothing has been measured yet.
+
+    shards --every text once--> duplicates, texts that finished runs know
+           --at most MAX_COUNTED_ROWS of them tokenised, evenly--> requests, tokens (`dry_run`)
+           --profile: seconds a token, tokens an answer--> hours and money, with a range
+
+No engine is started for an estimate. A probe is a real run over a small sample of the partition's own documents, in a
+folder of its own: it teaches the profile what a run would.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from docmill.data import storage
+from docmill.data.errors import SHARD_ERRORS
+from docmill.data.layout import Layout, join
+from docmill.data.manifest import read_manifest
+from docmill.data.plan import Plan
+from docmill.data.records import Partition, Shard
+from docmill.data.shards import ShardReader, ShardWriter
+from docmill.engine.model_files import context_of
+from docmill.engine.pool.config import PoolConfig
+from docmill.engine.tokenizer import ModelTokenizer
+from docmill.engine.types import Engine
+from docmill.engine.vllm_settings import block_tokens
+from docmill.ops import reuse
+from docmill.ops.answer_lengths import AnswerLengths
+from docmill.ops.chunking import Chunk
+from docmill.ops.dry_run import Counted, DryRun
+from docmill.ops.expected import Estimate, Range, TaskEstimate
+from docmill.ops.feed import DocumentCutter
+from docmill.ops.job import Budget, Job, Output, Reuse, Source
+from docmill.ops.partition_job import check_owner, choose_tasks, model_fingerprint_of, run_partition
+from docmill.ops.partitions import find_shards
+from docmill.ops.planning import Scanned, make_plan, scan_shards, settings_fingerprint
+from docmill.ops.prepare import Refusal
+from docmill.ops.profile import EngineProfile, Profile, engine_key, learn, read_profile
+from docmill.ops.progress import OnProgress, ignore_progress
+from docmill.ops.prompts import Prompts
+from docmill.ops.recent_answers import num_recent_texts
+from docmill.ops.report import Report, now
+from docmill.ops.stages import Stages
+from docmill.ops.tasks.task import Task
+from docmill.ops.worker import max_chunk_tokens
+
+if TYPE_CHECKING:
+    import polars as pl
+
+log = logging.getLogger(__name__)
+
+MAX_COUNTED_ROWS = 20_000
+PROBE_DOCUMENTS = 300
+UNKNOWN_LENGTHS = 0.5, 2.0  # range of an answer's length where no run has shown it
+
+
+def estimate_partition(
+    job: Job,
+    partition: Partition,
+    *,
+    tasks: list[str] | None = None,
+    tokenizer: ModelTokenizer | None = None,
+) -> Estimate:
+    """Count what a run would ask, and price it by the job's profile. Stores it for the report to compare with.
+
+    Without a profile hours and money are None: see `probe`. Raises what `run_partition` raises for a job, a source or
+    an output that cannot be used.
+    """
+    chosen = choose_tasks(job, tasks)
+    storage.check_reachable(job.source.uri)
+    shards = find_shards(job, partition)
+    layout = Layout(job.output.uri, partition)
+    storage.check_writable(layout.internal_folder)
+    check_owner(job, read_manifest(layout.manifest))
+    model_fingerprint = model_fingerprint_of(job)
+    started = time.monotonic()
+    scans = scan_shards(job, shards)
+    planning_seconds = time.monotonic() - started  # a run does the same
+    settings = settings_fingerprint(job, chosen, model_fingerprint)
+    plan = make_plan(job, partition, shards, scans, chosen, fingerprint=settings)
+    profile = read_profile(job)
+    engine = profile.engines.get(engine_key(job, model_fingerprint))
+    known = {
+        name: reuse.known_texts(job, layout, key)
+        for name in chosen
+        for key in reuse.task_keys(job, [name], model_fingerprint)
+    }
+    step = max(1, -(-plan.num_documents // MAX_COUNTED_ROWS))
+    counter = _Counter(job, chosen, tokenizer or ModelTokenizer(job.model), profile, engine)
+    counter.count(shards, scans, plan, _sample(scans, known, step=step, reach=_reach(job, plan, chosen)))
+    scale = plan.num_documents / max(1, counter.num_rows)
+    priced = _priced(job, counter, engine, profile, scale=scale, planning_seconds=planning_seconds)
+    estimate = Estimate(
+        job=job.name,
+        partition=str(partition),
+        made_at=now(),
+        plan=plan.id,
+        documents=plan.num_documents,
+        counted_documents=counter.num_rows,
+        shards=len(shards),
+        failed_shards=sum(scan.error is not None for scan in scans),
+        not_asked_documents=round(counter.num_not_asked * scale),
+        duplicate_documents=round(counter.num_duplicates * scale),
+        reused_documents=round(counter.num_reused * scale),
+        tasks=priced.tasks,
+        device=engine.device if engine else None,
+        measured_at=engine.measured_at if engine else None,
+        engines=_num_engines(job),
+        engine_seconds=priced.engine_seconds,
+        wall_seconds=priced.wall_seconds,
+        usd_per_hour=priced.usd_per_hour,
+        usd=priced.usd,
+    )
+    storage.put_bytes(layout.estimate, estimate.model_dump_json(indent=1).encode())
+    return estimate
+
+
+def is_measured(job: Job) -> bool:
+    """Whether a run or a probe has shown how fast the job's engine is."""
+    return engine_key(job, model_fingerprint_of(job)) in read_profile(job).engines
+
+
+def probe(
+    job: Job,
+    partition: Partition,
+    *,
+    tasks: list[str] | None = None,
+    num_documents: int = PROBE_DOCUMENTS,
+    engine: Engine | None = None,
+    tokenizer: ModelTokenizer | None = None,
+    on_progress: OnProgress = ignore_progress,
+    stop: threading.Event | None = None,
+) -> Report:
+    """Run the tasks over so many of the partition's documents, evenly taken, and teach the job's profile what it took.
+
+    Its answers are thrown away. An engine that is given stays open. Raises what `run_partition` raises.
+    """
+    storage.check_reachable(job.source.uri)
+    shards = find_shards(job, partition)
+    # In the job's own store: workers of a pool are on other machines.
+    folder = Layout.probe(job.output.uri, uuid.uuid4().hex)
+    source = Source(
+        uri=join(folder, "documents"),
+        id_column=job.source.id_column,
+        text_column=job.source.text_column,
+        partition_key=None,
+    )
+    small = job.model_copy(
+        update={
+            "source": source,
+            "output": Output(uri=join(folder, "answers")),
+            "pool": _one_worker(job.pool),
+            "reuse": Reuse(runs=0),
+            "budget": Budget(),
+        }
+    )
+    try:
+        _write_sample(job, shards, join(source.uri, "sample.parquet"), num_documents)
+        report = run_partition(
+            small,
+            Partition(),
+            tasks=tasks,
+            engine=engine,
+            tokenizer=tokenizer,
+            on_progress=on_progress,
+            stop=stop,
+        )
+        learned = read_profile(small).lengths
+    finally:
+        storage.delete_folder(folder)
+    lengths = {
+        name: (learned[key].estimated, learned[key].written)
+        for name in report.tasks
+        if (key := job.settings_hash(name)) in learned
+    }
+    learn(job, report, lengths)
+    return report
+
+
+def _one_worker(pool: PoolConfig) -> PoolConfig:
+    """The same share of a machine for one worker alone."""
+    if pool.kind == "inline":
+        return pool
+    cpus = pool.cpus_per_worker
+    if cpus is None and pool.address is None and "RAY_ADDRESS" not in os.environ:
+        cpus = max(1, (os.cpu_count() or 1) // (pool.workers or 1))
+    return pool.model_copy(update={"workers": 1, "cpus_per_worker": cpus})
+
+
+def _write_sample(job: Job, shards: list[Shard], uri: str, num_documents: int) -> None:
+    """Texts of every usable shard, evenly; ids are numbers, so that two that are equal do not matter."""
+    source = job.source
+    total = 0
+    for shard in shards:
+        with suppress(*SHARD_ERRORS), _reader(job, shard) as reader:
+            total += reader.num_rows
+    step = max(1, -(-total // num_documents))
+    schema = pa.schema([pa.field(source.id_column, pa.string()), pa.field(source.text_column, pa.string())])
+    row = 0
+    with ShardWriter(uri, schema) as writer:
+        for shard in shards:
+            with suppress(*SHARD_ERRORS), _reader(job, shard) as reader:
+                for batch in reader:
+                    texts = [
+                        document.text for document in batch.documents if (row + document.row) % step == 0
+                    ]
+                    ids = [f"{shard.name}-{batch.first_row}-{number}" for number in range(len(texts))]
+                    columns = [pa.array(ids, pa.string()), pa.array(texts, pa.string())]
+                    writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
+                row += reader.num_rows
+        writer.commit()
+
+
+def _reader(job: Job, shard: Shard) -> ShardReader:
+    source = job.source
+    return ShardReader(shard, id_column=source.id_column, text_column=source.text_column, carry=[])
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is known of a row that is counted, before it is read."""
+
+    duplicate: bool  # an earlier row that a run will still remember has the same text
+    known: frozenset[str]  # tasks that finished runs have answered about its text
+
+
+def _reach(job: Job, plan: Plan, tasks: Collection[str]) -> int:
+    """How many rows before a duplicate its like may stand, to be still in the memory of the worker that has it."""
+    reach = num_recent_texts(len(tasks))
+    if _num_engines(job) == 1 or not plan.units:
+        return reach
+    return min(reach, plan.num_documents // len(plan.units) // 2)  # further away, another worker may have it
+
+
+def _sample(
+    scans: list[Scanned], known: Mapping[str, pl.Series], *, step: int, reach: int
+) -> dict[int, _Row]:
+    """Every `step`-th row of the partition, by its number in it."""
+    import polars as pl
+
+    keys = pl.concat([pl.Series("key", scan.text_keys, dtype=pl.UInt64) for scan in scans])
+    rows = (
+        pl.DataFrame({"key": keys})
+        .with_row_index("row")
+        .with_columns(distance=pl.col("row") - pl.col("row").shift(1).over("key"))
+        .filter(pl.col("row") % step == 0)
+        .with_columns(
+            (pl.col("distance").fill_null(reach + 1) <= reach).alias("duplicate"),
+            *(pl.col("key").is_in(texts.implode()).alias(f"known {name}") for name, texts in known.items()),
+        )
+    )
+    return {
+        row["row"]: _Row(
+            row["duplicate"] and row["key"] != 0,
+            frozenset(name for name in known if row[f"known {name}"] and row["key"] != 0),
+        )
+        for row in rows.iter_rows(named=True)
+    }
+
+
+class _Counter:
+    """Counts the requests of a sample of a partition's rows."""
+
+    def __init__(
+        self,
+        job: Job,
+        tasks: Mapping[str, Task],
+        tokenizer: ModelTokenizer,
+        profile: Profile,
+        engine: EngineProfile | None,
+    ):
+        self.num_rows = self.num_not_asked = self.num_duplicates = self.num_reused = 0
+        self.counted = {name: Counted() for name in tasks}
+        self.reused_requests = dict.fromkeys(tasks, 0)
+        self._job = job
+        prompts = Prompts(tokenizer, job.system_prompt)
+        known = {name: profile.lengths.get(job.settings_hash(name)) for name in tasks}
+        learned = {name: (found.estimated, found.written) for name, found in known.items() if found}
+        max_model_len = engine.max_model_len if engine else job.engine.max_model_len or context_of(job.model)
+        on_cpu = job.engine.device == "cpu" or engine is None or engine.device == "cpu"
+        self._cutter = DocumentCutter(job, tokenizer, max_chunk_tokens(job, prompts, max_model_len), Stages())
+        self._dry = DryRun(
+            tasks,
+            prompts,
+            AnswerLengths(tasks, learned),
+            block_tokens=block_tokens(job.engine, on_cpu=on_cpu),
+        )
+
+    def count(
+        self, shards: list[Shard], scans: list[Scanned], plan: Plan, sample: Mapping[int, _Row]
+    ) -> None:
+        """The rows of the sample."""
+        duplicate_ids: dict[str, set[int]] = defaultdict(set)
+        for unit in plan.units:
+            duplicate_ids[unit.shard].update(unit.duplicate_rows)
+        offset = 0
+        for shard, scan in zip(shards, scans, strict=True):
+            if scan.error is None:
+                try:
+                    self._count(shard, offset, duplicate_ids[shard.name], sample)
+                except SHARD_ERRORS as error:  # a run fails this shard too
+                    log.warning("shard not counted: %s", error)
+            offset += len(scan.lengths)
+
+    def _count(self, shard: Shard, offset: int, duplicate_ids: set[int], sample: Mapping[int, _Row]) -> None:
+        with _reader(self._job, shard) as reader:
+            for batch in reader:
+                documents = [document for document in batch.documents if offset + document.row in sample]
+                rows, _ = self._cutter.cut(documents, duplicates=duplicate_ids)
+                for document, row in zip(documents, rows, strict=True):
+                    self.num_rows += 1
+                    if isinstance(row, Refusal):
+                        self.num_not_asked += 1
+                    else:
+                        self._add(sample[offset + document.row], row)
+
+    def _add(self, row: _Row, chunks: list[Chunk]) -> None:
+        reused = len(row.known) == len(self.counted)
+        self.num_reused += reused
+        self.num_duplicates += row.duplicate and not reused
+        spared = self.counted.keys() if row.duplicate else row.known
+        for name, counted in self._dry.document(chunks, spared=spared).items():
+            self.counted[name].add(counted)
+            if name in row.known:
+                self.reused_requests[name] += counted.spared_requests
+
+
+def _priced(
+    job: Job,
+    counter: _Counter,
+    engine: EngineProfile | None,
+    profile: Profile,
+    *,
+    scale: float,
+    planning_seconds: float,
+) -> _Priced:
+    """What was counted, for all rows, and what it takes."""
+    busy = Range(low=0.0, expected=0.0, high=0.0)
+    weights: dict[str, Range] = {}
+    tasks: dict[str, TaskEstimate] = {}
+    for name, counted in counter.counted.items():
+        reused = counter.reused_requests[name]
+        tasks[name] = TaskEstimate(
+            kind=job.tasks[name].kind,
+            requests=round(counted.requests * scale),
+            duplicate_requests=round((counted.spared_requests - reused) * scale),
+            reused_requests=round(reused * scale),
+            prompt_tokens=round(counted.prompt_tokens * scale),
+            cached_tokens=round(counted.cached_tokens * scale),
+            output_tokens=round(counted.output_tokens * scale),
+        )
+        if engine is not None:
+            weights[name] = _task_seconds(
+                engine, tasks[name], known=job.settings_hash(name) in profile.lengths
+            )
+            busy = busy.plus(weights[name])
+    if engine is None:
+        return _Priced(tasks, None, None, None, None)
+    engines = _num_engines(job)
+    num_rows = counter.num_rows * scale
+    around = planning_seconds + engine.load_seconds + engine.idle_seconds + engine.fixed_seconds
+    around += engine.assembling_seconds_per_document * num_rows
+    wall = busy.times(1 / engines).plus(Range(low=around, expected=around, high=around))
+    paid, usd_per_hour = wall.times(engines), job.usd_per_hour(engine.device)
+    if usd_per_hour is None:
+        return _Priced(tasks, wall, paid, None, None)
+    usd = paid.times(usd_per_hour / 3600)
+    for name, task in tasks.items():
+        share = weights[name].expected / busy.expected if busy.expected else 1 / len(tasks)
+        task.usd = usd.times(share)
+    return _Priced(tasks, wall, paid, usd_per_hour, usd)
+
+
+def _num_engines(job: Job) -> int:
+    return job.pool.workers or 1 if job.pool.kind == "ray" else 1
+
+
+@dataclass(frozen=True)
+class _Priced:
+    tasks: dict[str, TaskEstimate]
+    wall_seconds: Range | None
+    engine_seconds: Range | None
+    usd_per_hour: float | None
+    usd: Range | None
+
+
+def _task_seconds(engine: EngineProfile, task: TaskEstimate, *, known: bool) -> Range:
+    """Of an engine that is full. Answers that no run has shown may be half or twice as long."""
+    computed = task.prompt_tokens - task.cached_tokens
+    shortest, longest = (1.0, 1.0) if known or task.kind == "classify" else UNKNOWN_LENGTHS
+    seconds = engine.speed.seconds
+    return Range(
+        low=seconds(computed, task.output_tokens * shortest) * engine.speed.low,
+        expected=seconds(computed, task.output_tokens),
+        high=seconds(computed, task.output_tokens * longest) * engine.speed.high,
+    )
