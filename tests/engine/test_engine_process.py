@@ -88,7 +88,9 @@ def test_its_progress_is_seen_from_here() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_what_was_answered_before_a_kill_comes_exactly_once_and_then_the_death(seed: int) -> None:
     chance = random.Random(seed)
-    requests = {str(number): hosted.request(number, number) for number in range(600)}
+    requests = {str(number): hosted.request(number, number) for number in range(599)}
+    # The last one is never answered: on a busy machine all could be before this thread gets to kill.
+    requests["599"] = hosted.request(599, hosted.HANGS)
     with process() as engine:
         engine.wait_until_loaded()
         for request in requests.values():
