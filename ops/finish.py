@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from docmill.data.ledger import Beat, Ledger
 from docmill.data.manifest import Manifest, TaskManifest
@@ -18,6 +18,8 @@ from docmill.ops.job import Job
 from docmill.ops.report import Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
+
+Figures = TypeVar("Figures", Tokens, Idle)
 
 
 def make_report(
@@ -48,7 +50,7 @@ def make_report(
     seconds = Seconds(
         wall=wall, **{name: spent.get(name, 0.0) for name in Seconds.model_fields if name != "wall"}
     )
-    computed, idle = _tokens(here), _idle(here)
+    computed, idle = _added_up(Tokens(), here, "tokens"), _added_up(Idle(), here, "idle")
     unused = idle.starved + idle.draining + idle.writing
     num_rows = sum(worker.num_rows for worker in results)
     tokens, spared = Tokens(), Tokens()
@@ -77,7 +79,7 @@ def make_report(
         dead_letters=assembled.num_dead_letters,
         tokens=tokens,
         spared_tokens=spared,
-        computed_tokens=_tokens([*before, *here]),
+        computed_tokens=_added_up(Tokens(), [*before, *here], "tokens"),
         tasks=assembled.reports,
         workers=num_engines,
         earlier_worker_seconds=other_seconds,
@@ -140,19 +142,11 @@ def _no_engine(job: Job) -> EngineInfo:
     )  # fmt: skip
 
 
-def _tokens(figures: Iterable[dict[str, Any]]) -> Tokens:
-    total = Tokens()
+def _added_up(total: Figures, figures: Iterable[dict[str, Any]], key: str) -> Figures:
+    """The workers' numbers under this key, by their names."""
     for worker in figures:
-        for name, number in worker["tokens"].items():
+        for name, number in worker[key].items():
             setattr(total, name, getattr(total, name) + number)
-    return total
-
-
-def _idle(figures: Iterable[dict[str, Any]]) -> Idle:
-    total = Idle()
-    for worker in figures:
-        for cause, seconds in worker["idle"].items():
-            setattr(total, cause, getattr(total, cause) + seconds)
     return total
 
 

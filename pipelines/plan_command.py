@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from docmill.data.records import Partition
-from docmill.ops.estimate import PROBE_DOCUMENTS, estimate_partition, is_measured, probe
+from docmill.ops.estimate import estimate_partition
 from docmill.ops.expected import Estimate, Range
 from docmill.ops.job import Job
+from docmill.ops.probe import PROBE_DOCUMENTS, is_measured, probe
 from docmill.ops.sources import ensure_source
 from docmill.pipelines.choices import choose_partition, choose_tasks
 from docmill.pipelines.console import print_json, stderr_console, stdout_console, stdout_kept_clean

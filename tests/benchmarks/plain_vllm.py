@@ -4,12 +4,11 @@
 
 ORDER holds a `PlainOrder`; RESULT gets a `PlainResult`. Prompts come as token ids, made beforehand, and nothing is
 written: reading, cleaning, tokenising, decoding and storing are spared. A program of its own, so that nothing of an
-earlier run is left; vLLM's own settings of processes are as it ships.
+earlier run is left.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
@@ -93,8 +92,8 @@ def main(order_file: str, result_file: str) -> None:
 
     from docmill.engine.vllm_settings import prepare_environment
 
+    # The engine in this process: with vLLM's own processes around it, `LLM` hung on a machine of two cores.
     prepare_environment(device="cpu", offline=True)
-    del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]  # as vLLM ships: the engine in a process beside `LLM`'s
     order = pickle.loads(Path(order_file).read_bytes())
     assert isinstance(order, PlainOrder)
     Path(result_file).write_bytes(pickle.dumps(generate(order)))

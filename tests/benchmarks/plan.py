@@ -20,9 +20,10 @@ from reference_job import DAY, write_documents
 
 from docmill.data.demo import LABELS
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.ops.estimate import estimate_partition, probe
+from docmill.ops.estimate import estimate_partition
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
+from docmill.ops.probe import probe
 
 MEDIAN_TARGET, WORST_TARGET = 0.10, 0.20
 PROBE_DOCUMENTS = 150  # a tenth of most runs, a sixth of the shortest, or it would foretell itself

@@ -10,9 +10,10 @@ import pytest
 from end_to_end.recorder import DAY
 
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.ops.estimate import estimate_partition, probe
+from docmill.ops.estimate import estimate_partition
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
+from docmill.ops.probe import probe
 
 if TYPE_CHECKING:
     from docmill.engine.vllm_engine import VllmEngine

@@ -10,8 +10,9 @@ from docmill.data import storage
 from docmill.data.layout import Layout
 from docmill.engine.fake_engine import NUM_OUTPUT_TOKENS
 from docmill.ops import estimate as estimates
-from docmill.ops.estimate import estimate_partition, probe
+from docmill.ops.estimate import estimate_partition
 from docmill.ops.expected import Estimate, Range
+from docmill.ops.probe import probe
 from docmill.ops.profile import measure_speed, read_profile
 from docmill.ops.report import TimelinePoint
 
