@@ -18,7 +18,7 @@ import xxhash
 from docmill.data import storage
 from docmill.data.errors import StorageNotFound
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 _KEY = b"docmill.plan"
 
 SCHEMA = pa.schema(
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("num_rows", pa.int64(), nullable=False),
         pa.field("estimated_seconds", pa.float64(), nullable=False),  # of an engine, for all tasks
         pa.field("duplicate_rows", pa.list_(pa.int64()), nullable=False),
+        pa.field("opening", pa.string(), nullable=False),
     ]
 )
 
@@ -44,6 +45,7 @@ class Unit:
     num_rows: int
     estimated_seconds: float
     duplicate_rows: tuple[int, ...] = ()  # rows of the shard whose id came before in the partition
+    opening: str = ""  # 16 hex digits that stand for how most of its texts begin; empty where they differ
     ancestors: tuple[str, ...] = field(
         default=(), compare=False
     )  # units it was split from: their segments count
@@ -72,6 +74,7 @@ class Unit:
             end - start,
             self.estimated_seconds * (end - start) / self.num_rows,
             tuple(row for row in self.duplicate_rows if start <= row < end),
+            self.opening,
             (*self.ancestors, self.id),
         )
 
@@ -130,8 +133,7 @@ def encode_plan(plan: Plan) -> bytes:
     rows = [
         {
             "unit_id": unit.id,
-            **{name: getattr(unit, name) for name in SCHEMA.names[1:-1]},
-            "duplicate_rows": list(unit.duplicate_rows),
+            **{name: getattr(unit, name) for name in SCHEMA.names[1:]},
         }
         for unit in plan.units
     ]

@@ -69,22 +69,25 @@ def put_segment(folder_uri: str, name: str, table: pa.Table) -> None:
 def to_table(finished: Iterable[FinishedRequest]) -> pa.Table:
     """A row a request."""
     rows = [
-        {
-            "request_key": item.request_key,
-            "token_ids": item.token_ids,
-            "finish_reason": item.finish_reason,
-            "prompt_tokens": item.usage.num_prompt_tokens,
-            "cached_tokens": item.usage.num_cached_tokens,
-            "output_tokens": item.usage.num_output_tokens,
-            "label_logprobs": item.label_logprobs,
-            "error_reason": item.error_reason,
-            "error_message": item.error_message,
-            "attempts": item.attempts,
-            "duplicate": item.duplicate,
-        }
+        (
+            item.request_key,
+            item.token_ids,
+            item.finish_reason,
+            item.usage.num_prompt_tokens,
+            item.usage.num_cached_tokens,
+            item.usage.num_output_tokens,
+            item.label_logprobs,
+            item.error_reason,
+            item.error_message,
+            item.attempts,
+            item.duplicate,
+        )
         for item in finished
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    columns = zip(*rows, strict=True) if rows else ((),) * len(SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
 
 
 def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:

@@ -49,6 +49,7 @@ class ScannedBatch:
     ids: list[str | None] | None  # where they are wanted
     lengths: list[int]  # of the texts in bytes, 0 for null
     text_keys: list[int]  # see `utf8.text_keys`
+    openings: list[int]  # of the texts' beginnings, as above
 
 
 class ShardReader:
@@ -106,7 +107,7 @@ class ShardReader:
     def _scanned(self, batch: pa.RecordBatch, ids: bool) -> ScannedBatch:
         texts = batch.column(self._text_column)
         return ScannedBatch(
-            strings(batch.column(self._id_column)) if ids else None, num_bytes_each(texts), text_keys(texts)
+            strings(batch.column(self._id_column)) if ids else None, num_bytes_each(texts), *text_keys(texts)
         )
 
     def _batches(

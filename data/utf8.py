@@ -15,6 +15,8 @@ import xxhash
 
 from docmill.data.schemas import is_text
 
+OPENING_BYTES = 256  # some 60 tokens: the least that is worth finding in the KV cache again
+
 
 def strings(column: pa.Array) -> list[str | None]:
     """A column of strings, bytes, integers or a dictionary of them, as `str`; never raises on bad UTF-8."""
@@ -43,14 +45,21 @@ def text_key(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode())
 
 
-def text_keys(column: pa.Array) -> list[int]:
-    """The `text_key` of each value of a column that `strings` takes; 0 for null. Bad UTF-8 has a key of its own."""
+def text_keys(column: pa.Array) -> tuple[list[int], list[int]]:
+    """The `text_key` of each value of a column that `strings` takes, and that of its first `OPENING_BYTES` bytes.
+
+    0 for null, and for the opening of a text that is no longer than that. Bad UTF-8 has a key of its own.
+    """
     if pat.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pat.is_integer(column.type):
         column = column.cast(pa.string())
     raw = column.cast(pa.large_binary()).to_pylist()
-    return [0 if value is None else xxhash.xxh3_64_intdigest(value) for value in raw]
+    key = xxhash.xxh3_64_intdigest
+    return (
+        [0 if value is None else key(value) for value in raw],
+        [0 if value is None or len(value) <= OPENING_BYTES else key(value[:OPENING_BYTES]) for value in raw],
+    )
 
 
 def valid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import queue
 import random
+import zlib
+from array import array
 from collections.abc import Callable
-
-import xxhash
 
 from docmill.data.records import Usage
 from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError
@@ -94,11 +94,12 @@ class FakeEngine:
             message = f"{len(prompt)} tokens do not fit into {self.info.max_model_len}"
             return Completion(request.id, error=RequestError("prompt_too_long", message))
         if request.labels is not None:
-            start = xxhash.xxh3_64_intdigest(request.key("fake").encode())
+            start = zlib.crc32(array("i", prompt))
             logprobs = tuple(-1.0 - (start + position * 7) % 13 for position in range(len(request.labels)))
             return Completion(
                 request.id, finish_reason="stop", usage=Usage(len(prompt), 0, 1), label_logprobs=logprobs
             )
         num_output_tokens = min(NUM_OUTPUT_TOKENS, request.sampling.max_tokens)
-        token_ids = tuple(prompt[len(prompt) // 3 :][:num_output_tokens])
+        start = len(prompt) // 3
+        token_ids = tuple(prompt[start : start + num_output_tokens])
         return Completion(request.id, token_ids, "stop", Usage(len(prompt), 0, len(token_ids)))

@@ -60,6 +60,8 @@ class Claims:
         self._mine: set[str] = set()
         self._held: dict[str, Held] = {}  # by the id of the unit as it was claimed
         self._free: deque[Unit] = deque()  # of the last view, not tried yet
+        self._last_opening = ""  # of the unit that was claimed last
+        self._openings_elsewhere: set[str] = set()  # of units that others have, as of the last view
         self._next_numbers: dict[str, int] = {}
         self._over = False  # another run has finished the partition
         self._lock = threading.RLock()
@@ -107,13 +109,26 @@ class Claims:
         """One of those that the last view showed as free. Gives up on them where most are somebody else's by now."""
         num_failed = 0
         while self._free and num_failed < MAX_FAILED_CLAIMS and not self._over:
-            unit = self._free.popleft()
+            unit = self._next_free()
             number = self._next_numbers.pop(unit.id, 0)
             if self.ledger.claim(unit.id, number, self.worker):
+                self._last_opening = unit.opening
                 return self._hold(unit, number)
+            self._openings_elsewhere.add(unit.opening)
             num_failed += 1
         self._free.clear()
         return None
+
+    def _next_free(self) -> Unit:
+        """One that begins as the last one did; else one that begins as none does that another worker has."""
+        last = self._last_opening
+        chosen = next((unit for unit in self._free if unit.opening and unit.opening == last), None)
+        elsewhere = self._openings_elsewhere
+        chosen = chosen or next(
+            (unit for unit in self._free if not unit.opening or unit.opening not in elsewhere), self._free[0]
+        )
+        self._free.remove(chosen)
+        return chosen
 
     def _look_around(self, view: View, own: set[str]) -> tuple[list[Unit], dict[str, Beat]]:
         """The units that are not done, and who of the living works on which."""
@@ -126,6 +141,11 @@ class Claims:
         for unit in units:  # ours by its claim, but we do not have it: marked as done once, and then reopened
             if unit.id in claimed and claimed[unit.id].worker == self.worker and own.isdisjoint(_line(unit)):
                 del claimed[unit.id]
+        self._openings_elsewhere = {
+            unit.opening
+            for unit in units
+            if unit.opening and unit.id in claimed and claimed[unit.id].worker != self.worker
+        }
         self._free = deque(unit for unit in units if unit.id not in claimed and unit.id not in own)
         self._next_numbers = {unit.id: view.claims.get(unit.id, -1) + 1 for unit in self._free}
         return units, claimed

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import traceback
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, zip_longest
@@ -82,8 +82,9 @@ class _Running(Generic[Key]):
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
     usage: Usage = NO_USAGE
-    sources: Counter[Source] = field(default_factory=Counter)
-    spared: Usage = NO_USAGE
+    num_duplicates: int = 0  # requests answered by an equal one of another row
+    num_reused: int = 0  # requests answered in a finished run
+    spared: Usage = NO_USAGE  # of these two
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
@@ -238,9 +239,10 @@ class Dialogues(Generic[Key]):
     def _take(self, asked: _InFlight[Key], completion: Completion, source: Source) -> None:
         running = asked.running
         if source != "engine":
-            running.sources[source] += 1
+            running.num_duplicates += source == "duplicate"
+            running.num_reused += source == "finished run"
             running.spared += completion.usage
-        running.usage += completion.usage
+        running.usage = completion.usage if running.usage is NO_USAGE else running.usage + completion.usage
         running.cut_off |= completion.finish_reason == "length"
         running.completions[asked.position] = completion
         running.num_outstanding -= 1
@@ -301,8 +303,8 @@ class Dialogues(Generic[Key]):
             if keys
             else None,
             num_requests=len(keys),
-            num_duplicates=running.sources["duplicate"],
-            num_reused=running.sources["finished run"],
+            num_duplicates=running.num_duplicates,
+            num_reused=running.num_reused,
             spared=running.spared,
         )
         failed = running.failed if status is Status.FAILED else None

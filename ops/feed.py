@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -24,6 +24,7 @@ from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.chunking import Chunk, chunk
 from docmill.ops.claims import Claims, Held
 from docmill.ops.job import Job
+from docmill.ops.openings import order_by_opening
 from docmill.ops.prepare import PreparedText, Refusal, prepare
 from docmill.ops.stages import Stages
 
@@ -53,6 +54,7 @@ class BatchReady:
     rows: list[list[Chunk] | Refusal]
     truncated: list[bool]
     text_keys: list[int]  # of the rows' texts, see `utf8.text_key`
+    order: Sequence[int]  # of the rows, in which they are best asked about
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +138,20 @@ class DocumentCutter:
         """
         rows, truncated = self.cut(batch.documents, duplicates=set(held.unit.duplicate_rows))
         keys = [0 if document.text is None else text_key(document.text) for document in batch.documents]
-        for start in range(0, len(rows), BATCH_ROWS):
-            part = slice(start, start + BATCH_ROWS)
-            carried = batch.carried.slice(start, BATCH_ROWS)
-            yield BatchReady(held, batch.first_row + start, carried, rows[part], truncated[part], keys[part])
+        order = order_by_opening([document.text for document in batch.documents])
+        size = BATCH_ROWS if order is None else len(rows)
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            carried = batch.carried.slice(start, size)
+            yield BatchReady(
+                held,
+                batch.first_row + start,
+                carried,
+                rows[part],
+                truncated[part],
+                keys[part],
+                order or range(len(rows[part])),
+            )
 
     def cut(
         self, documents: list[Document], *, duplicates: Collection[int] = ()

@@ -20,6 +20,7 @@ from docmill.data.plan import Plan, PlannedShard, Unit
 from docmill.data.records import Partition, Shard
 from docmill.data.shards import ShardReader
 from docmill.ops.job import Job
+from docmill.ops.openings import common_opening
 from docmill.ops.report import PROMPT_TOKENS_PER_OUTPUT_TOKEN
 from docmill.ops.tasks.task import Task
 
@@ -36,10 +37,11 @@ MAX_UNIT_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Scanned:
-    """What planning needs to know of a shard's rows: 24 bytes of each."""
+    """What planning needs to know of a shard's rows: 32 bytes of each."""
 
     lengths: array[int]  # bytes of text
     text_keys: array[int]  # 0 where the text is null
+    openings: array[int]  # see `utf8.text_keys`
     id_hashes: array[int] | None  # 0 where the id is null
     error: str | None = None
 
@@ -68,8 +70,8 @@ def make_plan(
             PlannedShard(shard.name, shard.uri, shard.num_bytes, shard.version, num_rows, scan.error)
         )
         if scan.error is None:
-            units += _units(shard, scan.lengths, duplicates.get(number, []), tasks, job.ledger.unit_seconds)
-    return Plan(job.name, str(partition), list(tasks), fingerprint, planned, units)
+            units += _units(shard, scan, duplicates.get(number, []), tasks, job.ledger.unit_seconds)
+    return Plan(job.name, str(partition), list(tasks), fingerprint, planned, _by_opening(units))
 
 
 def is_plan_of(plan: Plan, shards: list[Shard], *, fingerprint: str) -> bool:
@@ -100,7 +102,7 @@ def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint:
 def _scan(job: Job, shard: Shard) -> Scanned:
     source = job.source
     wants_ids = job.prepare.duplicate_ids == "fail"
-    lengths, text_keys, id_hashes = array("q"), array("Q"), array("Q")
+    lengths, text_keys, openings, id_hashes = array("q"), array("Q"), array("Q"), array("Q")
     try:
         with ShardReader(
             shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
@@ -108,6 +110,7 @@ def _scan(job: Job, shard: Shard) -> Scanned:
             for batch in reader.scan(ids=wants_ids):
                 lengths.extend(batch.lengths)
                 text_keys.extend(batch.text_keys)
+                openings.extend(batch.openings)
                 if batch.ids is not None:
                     id_hashes.extend(
                         0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode())
@@ -115,8 +118,8 @@ def _scan(job: Job, shard: Shard) -> Scanned:
                     )
     except SHARD_ERRORS as error:
         log.warning("shard failed: %s", error)
-        return Scanned(array("q"), array("Q"), array("Q") if wants_ids else None, str(error))
-    return Scanned(lengths, text_keys, id_hashes if wants_ids else None)
+        return Scanned(array("q"), array("Q"), array("Q"), array("Q") if wants_ids else None, str(error))
+    return Scanned(lengths, text_keys, openings, id_hashes if wants_ids else None)
 
 
 def _duplicates(scans: list[Scanned]) -> dict[int, list[int]]:
@@ -138,10 +141,19 @@ def _duplicates(scans: list[Scanned]) -> dict[int, list[int]]:
     return found
 
 
+def _by_opening(units: list[Unit]) -> list[Unit]:
+    """The same order, but those that begin alike stand where the first of them does."""
+    first: dict[str, int] = {}
+    places = [
+        first.setdefault(unit.opening, place) if unit.opening else place for place, unit in enumerate(units)
+    ]
+    return [units[place] for place in sorted(range(len(units)), key=places.__getitem__)]
+
+
 def _units(
-    shard: Shard, lengths: array[int], duplicates: list[int], tasks: Mapping[str, Task], unit_seconds: float
+    shard: Shard, scan: Scanned, duplicates: list[int], tasks: Mapping[str, Task], unit_seconds: float
 ) -> list[Unit]:
-    seconds = [_estimate(length, tasks) for length in lengths]
+    seconds = [_estimate(length, tasks) for length in scan.lengths]
     return [
         Unit(
             shard.name,
@@ -150,8 +162,9 @@ def _units(
             end - start,
             sum(seconds[start:end]),
             tuple(duplicates[bisect_left(duplicates, start) : bisect_left(duplicates, end)]),
+            f"{opening:016x}" if (opening := common_opening(scan.openings[start:end])) else "",
         )
-        for start, end in pairwise(_cut(lengths, seconds, unit_seconds))
+        for start, end in pairwise(_cut(scan.lengths, seconds, unit_seconds))
     ]
 
 

@@ -10,13 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
+from functools import partial
+from itertools import count, starmap
 from typing import Self
 
 from docmill.data.layout import Layout, join
 from docmill.data.segments import FinishedRequest, read_segments, write_segment
 from docmill.engine.types import Completion, RequestError
 from docmill.ops.dialogues import Known
+
+_Recorded = tuple[str, Completion, bool]  # request key, the answer, whether an equal request had got it
 
 
 class UnitBook:
@@ -30,7 +33,7 @@ class UnitBook:
         writer: SegmentWriter,
     ):
         # For later runs, by text and key: equal rows leave one. None where nothing is to be kept.
-        self.kept: dict[tuple[int, str], FinishedRequest] | None = None
+        self.kept: dict[tuple[int, str], Completion] | None = None
         self._given: set[str] = set()
         self._unit_id, self._known, self._reused, self._writer = unit_id, known, reused, writer
 
@@ -50,7 +53,7 @@ class UnitBook:
 
     def record(self, request_key: str, completion: Completion, *, duplicate: bool = False) -> None:
         """Have it written with the next segment."""
-        self._writer.add(self._unit_id, _finished(request_key, completion, duplicate))
+        self._writer.add(self._unit_id, (request_key, completion, duplicate))
 
 
 class DocumentBook:
@@ -72,7 +75,7 @@ class DocumentBook:
     def keep(self, request_key: str, completion: Completion) -> None:
         """For runs to come, when the unit is done."""
         if self._unit.kept is not None:
-            self._unit.kept[self._text_key, request_key] = _finished(request_key, completion)
+            self._unit.kept[self._text_key, request_key] = completion
 
 
 def _completion(found: FinishedRequest, *, all_cached: bool = False) -> Completion:
@@ -89,7 +92,8 @@ def _completion(found: FinishedRequest, *, all_cached: bool = False) -> Completi
     )
 
 
-def _finished(request_key: str, completion: Completion, duplicate: bool = False) -> FinishedRequest:
+def finished_request(request_key: str, completion: Completion, duplicate: bool = False) -> FinishedRequest:
+    """The completion as it is stored."""
     error = completion.error
     return FinishedRequest(
         request_key,
@@ -114,7 +118,8 @@ class SegmentWriter:
         self.seconds = 0.0  # spent writing, by its thread
         self._layout, self._worker = layout, worker
         self._seconds, self._num_answers = seconds, num_answers
-        self._pending: defaultdict[str, list[FinishedRequest]] = defaultdict(list)
+        # Made rows of only where they are written: a unit that is complete by then needs no segment.
+        self._pending: defaultdict[str, list[_Recorded]] = defaultdict(list)
         self._num_pending = 0
         self._flushed_at = time.monotonic()
         self._numbers = count()
@@ -131,9 +136,9 @@ class SegmentWriter:
         from_finished = read_segments(join(reused, name) for name in names) if reused is not None else {}
         return UnitBook(unit_id, known, from_finished, self)
 
-    def add(self, unit_id: str, finished: FinishedRequest) -> None:
+    def add(self, unit_id: str, recorded: _Recorded) -> None:
         """Take one finished request."""
-        self._pending[unit_id].append(finished)
+        self._pending[unit_id].append(recorded)
         self._num_pending += 1
 
     def forget(self, unit_id: str) -> None:
@@ -189,9 +194,10 @@ class SegmentWriter:
     def _start_writing(self) -> None:
         pending, self._pending, self._num_pending = self._pending, defaultdict(list), 0
         self._flushed_at = time.monotonic()
-        for unit_id, finished in pending.items():
-            if finished:
+        for unit_id, recorded in pending.items():
+            if recorded:
                 name = f"{self._worker}-{next(self._numbers):06d}"
-                self.submit(lambda unit_id=unit_id, name=name, finished=finished: write_segment(  # type: ignore[misc]
-                    self._layout.segments(unit_id), name, finished
-                ))  # fmt: skip
+                self.submit(partial(self._write_segment, unit_id, name, recorded))
+
+    def _write_segment(self, unit_id: str, name: str, recorded: list[_Recorded]) -> None:
+        write_segment(self._layout.segments(unit_id), name, starmap(finished_request, recorded))

@@ -22,14 +22,14 @@ from docmill.data.dead_letters import DeadLetter, encode_dead_letters
 from docmill.data.kept_answers import encode_part
 from docmill.data.layout import join
 from docmill.data.ledger import Done, Ledger
-from docmill.data.records import Answer, Status
+from docmill.data.records import NO_USAGE, Answer, Status
 from docmill.data.schemas import answer_schema
 from docmill.ops.claims import Claims, Held
 from docmill.ops.dialogues import FailedRequest
 from docmill.ops.feed import BatchReady, UnitFailed, UnitOpened
 from docmill.ops.prepare import Refusal
 from docmill.ops.report import TaskReport, now
-from docmill.ops.segment_writer import DocumentBook, SegmentWriter, UnitBook
+from docmill.ops.segment_writer import DocumentBook, SegmentWriter, UnitBook, finished_request
 from docmill.ops.tasks.task import Task
 
 MAX_OPEN_ROWS = 20_000
@@ -232,7 +232,10 @@ class UnitAnswers:
             storage.put_bytes(parts[DEAD_LETTERS], encode_dead_letters(letters))
         if unit.book.kept is not None:
             parts[REQUESTS] = join(folder, "requests.arrow")
-            kept = ((text_key, finished) for (text_key, _), finished in unit.book.kept.items())
+            kept = (
+                (text_key, finished_request(request_key, completion))
+                for (text_key, request_key), completion in unit.book.kept.items()
+            )
             storage.put_bytes(parts[REQUESTS], encode_part(kept))
         figures: dict[str, Any] = {
             "rows": covered.num_rows,
@@ -260,9 +263,8 @@ def answer_rows(
     carried: pa.RecordBatch, answers: list[Answer], task: Task, schema: pa.Schema, model: str
 ) -> pa.RecordBatch:
     """One task's answers beside the carried columns of the same rows."""
-    num_rows = len(answers)
     values: dict[str, list[object]] = {
-        "status": [answer.status.value for answer in answers],
+        "status": [answer.status for answer in answers],
         **{column.name: [answer.fields.get(column.name) for answer in answers] for column in task.columns},
         "error": [answer.error for answer in answers],
         "prompt_tokens": [answer.usage.num_prompt_tokens for answer in answers],
@@ -270,10 +272,10 @@ def answer_rows(
         "output_tokens": [answer.usage.num_output_tokens for answer in answers],
         "finish_reason": [answer.finish_reason for answer in answers],
         "request_key": [answer.request_key for answer in answers],
-        "model": [model] * num_rows,
-        "produced_at": [now()] * num_rows,
     }
     own = [pa.array(column, schema.field(name).type) for name, column in values.items()]
+    for name, value in (("model", model), ("produced_at", now())):
+        own.append(pa.repeat(pa.scalar(value, schema.field(name).type), len(answers)))
     return pa.RecordBatch.from_arrays([*carried.columns, *own], schema=schema)
 
 
@@ -309,20 +311,29 @@ def dead_letter(
 
 def count_answers(report: TaskReport, answers: list[Answer]) -> None:
     """Add answers to a task's figures."""
-    statuses = Counter(answer.status for answer in answers)
+    statuses: Counter[Status] = Counter()
+    requests = duplicates = reused = truncated = 0
+    tokens = spared = NO_USAGE
+    for answer in answers:
+        statuses[answer.status] += 1
+        requests += answer.num_requests
+        truncated += answer.finish_reason == "length"
+        tokens += answer.usage
+        if answer.spared is not NO_USAGE:
+            duplicates += answer.num_duplicates
+            reused += answer.num_reused
+            spared += answer.spared
+        if answer.reason:
+            report.errors[answer.reason] = report.errors.get(answer.reason, 0) + 1
     report.counts.rows += len(answers)
     report.counts.ok += statuses[Status.OK]
     report.counts.failed += statuses[Status.FAILED]
     report.counts.skipped += statuses[Status.SKIPPED]
-    report.requests += sum(answer.num_requests for answer in answers)
-    report.duplicate_requests += sum(answer.num_duplicates for answer in answers)
-    report.reused_requests += sum(answer.num_reused for answer in answers)
-    report.spared_tokens.prompt += sum(answer.spared.num_prompt_tokens for answer in answers)
-    report.spared_tokens.cached += sum(answer.spared.num_cached_tokens for answer in answers)
-    report.spared_tokens.output += sum(answer.spared.num_output_tokens for answer in answers)
-    report.truncated_answers += sum(answer.finish_reason == "length" for answer in answers)
-    report.tokens.prompt += sum(answer.usage.num_prompt_tokens for answer in answers)
-    report.tokens.cached += sum(answer.usage.num_cached_tokens for answer in answers)
-    report.tokens.output += sum(answer.usage.num_output_tokens for answer in answers)
-    for reason, number in Counter(answer.reason for answer in answers if answer.reason).items():
-        report.errors[reason] = report.errors.get(reason, 0) + number
+    report.requests += requests
+    report.duplicate_requests += duplicates
+    report.reused_requests += reused
+    report.truncated_answers += truncated
+    for total, usage in ((report.tokens, tokens), (report.spared_tokens, spared)):
+        total.prompt += usage.num_prompt_tokens
+        total.cached += usage.num_cached_tokens
+        total.output += usage.num_output_tokens

@@ -23,6 +23,7 @@ from docmill.data.ledger import Beat, Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
 from docmill.data.records import Partition, Shard
+from docmill.engine.garbage import rare_garbage_collection
 from docmill.engine.open_engine import start_engine
 from docmill.engine.pool.types import WorkerContext
 from docmill.engine.tokenizer import ModelTokenizer
@@ -122,6 +123,7 @@ class _Worker:
             return WorkerResult(self.name)
         stop = threading.Event()
         with ExitStack() as stack:
+            stack.enter_context(rare_garbage_collection())
             self._show("loading model", now=True)
             with self.stages.measure("model_load"):
                 started: StartedEngine | None = None
@@ -262,8 +264,11 @@ class _Worker:
             case UnitOpened():
                 self.answers.open_unit(event)
             case BatchReady():
-                for (place, book), row in zip(self.answers.open_batch(event), event.rows, strict=False):
-                    if isinstance(row, list):
+                places = self.answers.open_batch(event)
+                for position in event.order:
+                    row = event.rows[position]
+                    if position < len(places) and isinstance(row, list):
+                        place, book = places[position]
                         self.dialogues.start(place, row, book=book)
             case UnitEnded():
                 self.answers.end_unit(event.held)

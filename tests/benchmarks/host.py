@@ -1,21 +1,25 @@
 """What everything but the engine can do: the pipeline with an engine that answers at once, Parquet to Parquet.
 
-    .venv/bin/python tests/benchmarks/host.py [--documents 10000 100000 1000000] [--repeats 3]
+    .venv/bin/python tests/benchmarks/host.py [--documents 10000 100000 1000000] [--repeats 3] [--processes 2]
 
-Short documents, three tasks. Each run is a process of its own, so that a peak of memory is that of one run; the
-largest size runs once. `seconds` are those of the stages, each on its own thread: they overlap, and their sum is more
-than the wall time. The ratio is that of the peaks of memory, largest size to smallest.
+Short documents, three tasks. As many `docmill run` as the machine has cores share each run through the ledger, as
+those of as many GPUs would; they are timed from when all have started to the manifest. The smallest size is also run
+by one alone. Each is a process of its own, so that a peak of memory is that of one run; the largest size runs once.
+Stages' seconds are of all processes and threads: they overlap. The ratio is that of the peaks of memory, largest size
+to smallest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import date
 from typing import Any
 
@@ -47,24 +51,59 @@ def job_in(folder: str) -> dict[str, Any]:
 
 
 def run_one(job: Job) -> None:
-    """In a process of its own: its figures, as JSON."""
+    """In a process of its own: waits for a line, runs the job, and prints what it took as JSON."""
     tokenizer = ModelTokenizer(job.model)
+    print("ready", flush=True)
+    sys.stdin.readline()
     computed = time.process_time()
     report = run_partition(job, job.partition(str(DAY)), tokenizer=tokenizer)
-    thousands = report.documents / 1000
     print(json.dumps({
         "documents": report.documents,
         "ok": [task.counts.ok for task in report.tasks.values()],
-        "documents_per_second": round(report.documents / report.seconds.wall, 1),
-        "cpu_seconds_per_1000": round((time.process_time() - computed) / thousands, 3),
-        "stage_seconds_per_1000": {
-            name: round(seconds / thousands, 4) for name, seconds in report.seconds.model_dump().items() if seconds
-        },
-        "peak_mib": round(report.peak_memory_mib),
+        "cpu_seconds": time.process_time() - computed,
+        "stage_seconds": {name: seconds for name, seconds in report.seconds.model_dump().items() if seconds},
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))  # fmt: skip
 
 
-def measure(num_documents: int, repeats: int) -> dict[str, Any]:
+def run_together(job: dict[str, Any], num_processes: int) -> dict[str, Any]:
+    """The job by so many processes that share it through the ledger, from the moment when all have started."""
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(num_processes)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        begun = time.perf_counter()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        ends = [process.communicate()[0].splitlines()[-1] for process in processes]
+        seconds = time.perf_counter() - begun
+        assert all(process.returncode == 0 for process in processes)
+    ran = [json.loads(end) for end in ends]
+    (documents,) = {run["documents"] for run in ran}
+    thousands = documents / 1000
+    assert all(run["ok"] == [documents] * 3 for run in ran)
+    return {
+        "documents": documents,
+        "documents_per_second": round(documents / seconds, 1),
+        "cpu_seconds_per_1000": round(sum(run["cpu_seconds"] for run in ran) / thousands, 4),
+        # The report is of all workers.
+        "stage_seconds_per_1000": {
+            name: round(total / thousands, 4) for name, total in ran[0]["stage_seconds"].items()
+        },
+        "peak_mib": round(max(run["peak_mib"] for run in ran)),
+    }
+
+
+def measure(num_documents: int, num_processes: int, repeats: int) -> dict[str, Any]:
     """One size: the median run, and all rates."""
     runs = []
     with tempfile.TemporaryDirectory(prefix="docmill-host-") as folder:
@@ -72,29 +111,28 @@ def measure(num_documents: int, repeats: int) -> dict[str, Any]:
             f"{folder}/documents", seed=1, days=[DAY], documents_per_day=num_documents, shards_per_day=8
         )
         texts = pl.scan_parquet(f"{folder}/documents/**/*.parquet").head(1000).collect()["text"].to_list()
-        tokens = [
+        lengths = [
             len(ids) for ids in ModelTokenizer(Job.model_validate(job_in(folder)).model).encode_data(texts)
         ]
         for repeat in range(repeats):
             job = job_in(folder) | {"output": {"uri": f"{folder}/answers-{repeat}"}}
-            done = subprocess.run(
-                [sys.executable, __file__, "--job", json.dumps(job)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            runs.append(run_together(job, num_processes))
             assert runs[-1]["documents"] == num_documents
-            assert runs[-1]["ok"] == [num_documents] * 3
-    rates = sorted(run["documents_per_second"] for run in runs)
-    median = next(run for run in runs if run["documents_per_second"] == rates[len(rates) // 2])
-    return median | {"median_tokens": statistics.median(tokens), "all_documents_per_second": rates}
+            print(runs[-1], flush=True)
+    runs.sort(key=lambda run: run["documents_per_second"])
+    rates = [run["documents_per_second"] for run in runs]
+    return runs[len(runs) // 2] | {
+        "processes": num_processes,
+        "median_tokens": statistics.median(lengths),
+        "all_documents_per_second": rates,
+    }
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--processes", type=int, default=2)
     options.add_argument("--job", help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.job:
@@ -102,14 +140,16 @@ def main() -> None:
         return
     sizes = []
     for number, size in enumerate(sorted(arguments.documents), 1):
-        sizes.append(measure(size, arguments.repeats if number < len(arguments.documents) else 1))
-        print(sizes[-1], flush=True)
+        repeats = arguments.repeats if number < len(arguments.documents) else 1
+        sizes.append(measure(size, arguments.processes, repeats))
+    alone = measure(sizes[0]["documents"], 1, arguments.repeats)
     growth = sizes[-1]["peak_mib"] / sizes[0]["peak_mib"]
     slowest = min(size["documents_per_second"] for size in sizes)
     write_result(
         "host",
         {
             "sizes": sizes,
+            "one_process": alone,
             "documents_per_second": slowest,
             "target_documents_per_second": DOCUMENTS_PER_SECOND,
             "target_memory_growth": MEMORY_GROWTH,

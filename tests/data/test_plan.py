@@ -17,7 +17,7 @@ PLAN = Plan(
     ["summaries"],
     "settings",
     [PlannedShard("a.parquet", "/in/a.parquet", 10, "v1", 9), PlannedShard("b.parquet", "/in/b", 1, "v", error="bad")],
-    [Unit("a.parquet", "v1", 0, 5, 2.5, (3,)), Unit("a.parquet", "v1", 5, 4, 2.0)],
+    [Unit("a.parquet", "v1", 0, 5, 2.5, (3,)), Unit("a.parquet", "v1", 5, 4, 2.0, (), "0f")],
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_what_is_no_plan_is_none_and_can_be_replaced(tmp_path: Path, content: by
 def test_a_plan_of_another_version_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"{tmp_path}/plan.parquet"
     storage.put_bytes(uri, encode_plan(PLAN))
-    monkeypatch.setattr("docmill.data.plan.PLAN_VERSION", 2)
+    monkeypatch.setattr("docmill.data.plan.PLAN_VERSION", 3)
     assert read_plan(uri)[0] is None
 
 

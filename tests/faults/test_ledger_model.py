@@ -237,9 +237,13 @@ class Worker:
             case UnitOpened():
                 self.answers.open_unit(event)
             case BatchReady():
-                for (place, book), row in zip(self.answers.open_batch(event), event.rows, strict=False):
+                places = self.answers.open_batch(event)
+                for position in event.order:
+                    row = event.rows[position]
                     assert isinstance(row, list)
-                    self.dialogues.start(place, row, book=book)
+                    if position < len(places):
+                        place, book = places[position]
+                        self.dialogues.start(place, row, book=book)
             case UnitEnded():
                 self.answers.end_unit(event.held)
             case UnitFailed():

@@ -223,6 +223,26 @@ def test_a_worker_goes_on_to_the_next_free_unit_when_another_was_faster(
     assert sorted(rest) == [2, 3, 4, 5]
 
 
+def test_units_that_begin_alike_stay_with_the_worker_that_has_one(worker: Callable[..., Claims]) -> None:
+    units = [
+        Unit("a", "v", row, 1, 1.0, (), opening) for row, opening in enumerate(["x", "x", "x", "y", "y", ""])
+    ]
+    one, two = worker("w1", units=units), worker("w2", units=units)
+    taken_by: dict[str, list[int]] = {"w1": [], "w2": []}
+    for claims in (one, two, one, two, one):
+        taken_by[claims.worker].append(taken(claims).unit.first_row)
+        claims.beat()
+    assert taken_by == {"w1": [0, 1, 2], "w2": [3, 4]}
+    assert taken(two).unit.first_row == 5
+
+
+def test_where_all_units_begin_alike_no_worker_stands_idle(worker: Callable[..., Claims]) -> None:
+    units = [Unit("a", "v", row, 1, 1.0, (), "x") for row in range(4)]
+    one, two = worker("w1", units=units), worker("w2", units=units)
+    rows = [taken(claims).unit.first_row for claims in (one, two, one, two)]
+    assert sorted(rows) == [0, 1, 2, 3]
+
+
 def test_it_beats_by_itself_and_says_so_when_it_ends(tmp_path: Path) -> None:
     ledger = Ledger(Layout(str(tmp_path), Partition()), PLAN)
     with Claims(ledger, "w1", lease_seconds=0.6) as claims:

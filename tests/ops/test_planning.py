@@ -67,6 +67,18 @@ def test_the_plan_is_the_same_for_the_same_files_and_settings(folder: Any) -> No
         assert (units[0].first_row, units[-1].end_row) == (0, 60)
 
 
+def test_units_whose_texts_begin_alike_stand_where_the_first_of_them_does(folder: Any) -> None:
+    heads = ["The form of the north. ".ljust(300, "n"), "The form of the south. ".ljust(300, "s")]
+    for number in range(6):
+        folder.write(str(number), [f"{heads[number % 2]} {number} {row}" for row in range(3)])
+    folder.write("2a", ["Texts of", "their own"])
+    units = plan_of(folder).units
+    assert [unit.shard.removesuffix(".parquet") for unit in units] == ["0", "2", "4", "1", "3", "5", "2a"]
+    assert [len({unit.opening for unit in units[part]}) for part in (slice(0, 3), slice(3, 6))] == [1, 1]
+    assert units[0].opening != units[3].opening
+    assert units[-1].opening == ""
+
+
 def test_units_of_unchanged_shards_keep_their_ids(folder: Any) -> None:
     folder.write("a", [f"Text {number}." for number in range(60)])
     folder.write("b", ["old"] * 10)
