@@ -12,6 +12,8 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
                                /report.json           figures of the last run
                                /manifest.json         written last: files, counts, fingerprints
 {output}/_docmill/answers/{partition}.{plan}.parquet  requests of the last finished runs, for those to come
+                 /profile.json                        how fast engines are, and how long answers: for `docmill plan`
+                 /tuning.json                         the engine's settings that `docmill tune` has found
 
 Segments, ledger, parts and what is reused are gone when the manifest is written.
 """
@@ -106,6 +108,11 @@ class Layout:
     def profile(output_uri: str) -> str:
         """What runs over all partitions have taught about speed and answer lengths."""
         return join(output_uri, INTERNAL, "profile.json")
+
+    @staticmethod
+    def tuning(output_uri: str) -> str:
+        """Settings of the engine that were measured to be faster, by model and device."""
+        return join(output_uri, INTERNAL, "tuning.json")
 
     @staticmethod
     def probe(output_uri: str, name: str) -> str:

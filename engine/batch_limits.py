@@ -8,7 +8,7 @@ from docmill.engine.config import EngineConfig
 from docmill.engine.types import EngineInfo
 
 # Where the engine died before it could say what it chose: what it starts with where nothing is configured, or less
-# (vLLM's own defaults for an embedded engine are 128 and 2,048; on a CPU `vllm_settings` says 64).
+# (vLLM's own for offline batches on a GPU are 256 and 8,192 or more; on a CPU `vllm_settings` says 64 and vLLM 2,048).
 UNKNOWN = {"max_num_seqs": 64, "max_num_batched_tokens": 2048}
 # Below these nothing is saved any more: the model itself does not fit.
 SMALLEST = {"max_num_seqs": 1, "max_num_batched_tokens": 256}

@@ -25,7 +25,7 @@ class ModelConfig(BaseModel):
 
 
 class EngineConfig(BaseModel):
-    """How the model runs. What is not set is chosen for the device, see `vllm_engine`."""
+    """How the model runs. What is not set is chosen for the device, see `vllm_settings`, or was tuned, see `tuned`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,8 +42,8 @@ class EngineConfig(BaseModel):
     max_in_flight: PositiveInt | None = (
         None  # requests handed to the engine ahead of need; None: 4 x max_num_seqs
     )
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0  # memory for the KV cache on a CPU
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None  # None: 0.9
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # memory for the KV cache on a CPU; None: 1
     tensor_parallel_size: PositiveInt = 1
     memory_gib: Annotated[float, Field(gt=0)] | None = (
         None  # host memory of the engine's process; set it where too large a batch must not take the machine down

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import queue
 import random
+import time
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from docmill.data.records import Usage
+from docmill.engine.errors import EngineDied
 from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError
 
 NUM_OUTPUT_TOKENS = 8
@@ -22,7 +24,11 @@ def _never(_: Request) -> RequestError | None:
 
 
 class FakeEngine:
-    """Answers at once with tokens of the prompt. `fail` may give some requests an error instead."""
+    """Answers at once with tokens of the prompt. `fail` may give some requests an error instead.
+
+    With `step_seconds` (`engine.extra` of a job) it is as slow as a real one: at most `max_num_seqs` answers in each
+    step, and the more it may answer the faster it is, until `most_num_seqs` do not fit into its memory.
+    """
 
     def __init__(
         self,
@@ -31,15 +37,24 @@ class FakeEngine:
         max_model_len: int = 2048,
         fail: Callable[[Request], RequestError | None] = _never,
         seed: int = 0,
+        max_num_seqs: int = 64,
+        step_seconds: float = 0.0,
+        most_num_seqs: int | None = None,
+        hardware: str = "fake",
+        tuned: Mapping[str, float] | None = None,
     ):
+        if most_num_seqs is not None and max_num_seqs > most_num_seqs:
+            raise EngineDied(f"{max_num_seqs} sequences do not fit", 0, "out_of_memory")
         self.info = EngineInfo(
             name="fake", model=model, model_fingerprint="fake", device="cpu", max_model_len=max_model_len,
-            max_num_seqs=64, load_seconds=0.0,
+            max_num_seqs=max_num_seqs, load_seconds=0.0, hardware=hardware, settings={"max_num_seqs": max_num_seqs},
+            tuned=tuned or {},
         )  # fmt: skip
         self.busy_seconds = 0.0
         self.incidents: list[Incident] = []  # nothing happens to it
         self.num_steps = self.num_tokens = self._num_prompt_tokens = 0
-        self._fail = fail
+        self._fail, self._step_seconds = fail, step_seconds
+        self._most_a_step = max_num_seqs if step_seconds else None
         self._random = random.Random(seed)
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._num_submitted = self._num_taken = 0
@@ -71,14 +86,17 @@ class FakeEngine:
         self._done.put(completion)
 
     def completions(self, timeout_seconds: float) -> list[Completion]:
-        """All that is answered, shuffled."""
+        """All that is answered, or a step of it; shuffled."""
         taken: list[Completion] = []
         try:
             taken.append(self._done.get(timeout=timeout_seconds))
-            while True:
+            while self._most_a_step is None or len(taken) < self._most_a_step:
                 taken.append(self._done.get_nowait())
         except queue.Empty:
             pass
+        if taken and self._step_seconds:
+            time.sleep(self._step_seconds)
+            self.busy_seconds += self._step_seconds
         self._num_taken += len(taken)
         self._random.shuffle(taken)
         return taken

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -62,11 +62,18 @@ class _Ticket:
 class SupervisedEngine:
     """Construction returns at once; `wait_until_loaded` before the first request.
 
-    `start` starts an engine with the settings it is given and returns at once.
+    `start` starts an engine with the settings it is given and returns at once. Where an engine of `start` does not
+    load, `start_plain` takes its place: it adds none of the settings that were tuned.
     """
 
-    def __init__(self, start: Callable[[EngineConfig], EngineProcess], config: EngineConfig):
-        self._start_engine, self._config = start, config
+    def __init__(
+        self,
+        start: Callable[[EngineConfig], EngineProcess],
+        config: EngineConfig,
+        *,
+        start_plain: Callable[[EngineConfig], EngineProcess] | None = None,
+    ):
+        self._start_engine, self._start_plain, self._config = start, start_plain, config
         self._info: EngineInfo | None = None
         self._incidents: list[Incident] = []
         self._failure: EngineError | None = None
@@ -226,9 +233,10 @@ class SupervisedEngine:
             if self._closed.is_set():
                 return True
             self._engine = engine = self._start_engine(self._config)
-        answered = False
+        answered = loaded = False
         try:
             engine.wait_until_loaded()
+            loaded = True
             with self._lock:
                 self._info, self._serving = engine.info, True
                 self._send_due()
@@ -238,9 +246,10 @@ class SupervisedEngine:
         except EngineDied as error:
             death = error
         except EngineError as error:
-            if self._info is None:
+            if self._info is None and self._start_plain is None:
                 raise
-            # It has loaded before: the memory of the dead one may not be free yet, or the disk was away.
+            # It has loaded before: the memory of the dead one may not be free yet, or the disk was away. Or what was
+            # tuned does not fit any more.
             death = EngineDied(str(error), 0)
         finally:
             with self._lock:
@@ -252,7 +261,9 @@ class SupervisedEngine:
             self._num_tokens += engine.num_tokens
             self._num_steps += engine.num_steps
             self._load = engine.load.after(self._load)
-            came_further = not self._closed.is_set() and self._bury(death, answered=answered, last=last)
+            came_further = not self._closed.is_set() and (
+                (not loaded and self._go_plain(death)) or self._bury(death, answered=answered, last=last)
+            )
         if not (answered or came_further or self._closed.is_set()):
             raise death
         return answered or self._closed.is_set()
@@ -296,6 +307,25 @@ class SupervisedEngine:
             self._outbox.put(verdict)
         self._verdicts.clear()
 
+    def _go_plain(self, death: EngineDied) -> bool:
+        """Whether the next engine differs from this one, which has not loaded, in that nothing of it is tuned."""
+        if self._start_plain is None:
+            return False
+        self._start_engine, self._start_plain = self._start_plain, None
+        self._note(death, 0, "started without what was tuned", {})
+        return True
+
+    def _note(self, death: EngineDied, num_present: int, action: str, limits: Mapping[str, int]) -> None:
+        incident = Incident(death.kind, datetime.now(UTC), num_present, death.message, action, limits)
+        self._incidents.append(incident)
+        log.warning(
+            "engine_death kind=%s in_flight=%d reason=%r action=%r",
+            death.kind,
+            num_present,
+            death.message,
+            action,
+        )
+
     def _bury(self, death: EngineDied, *, answered: bool, last: bool) -> bool:
         """Decide what the next engine does. Returns whether this death has brought us nearer to the end."""
         present = [request_id for request_id, ticket in self._tickets.items() if ticket.running]
@@ -322,15 +352,7 @@ class SupervisedEngine:
                 action = f"restarted, {len(present)} requests sent again"
         if last and not (answered or came_further):
             action = f"given up after {self._config.max_restarts} restarts without an answer"
-        incident = Incident(death.kind, datetime.now(UTC), len(present), death.message, action, limits)
-        self._incidents.append(incident)
-        log.warning(
-            "engine_death kind=%s in_flight=%d reason=%r action=%r",
-            death.kind,
-            len(present),
-            death.message,
-            action,
-        )
+        self._note(death, len(present), action, limits)
         return came_further
 
     def _condemn(self, request_id: str, death: EngineDied) -> None:

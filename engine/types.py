@@ -117,6 +117,9 @@ class EngineInfo:
     versions: dict[str, str] = field(default_factory=dict)
     max_num_batched_tokens: int | None = None  # tokens computed in one step
     dtype: str = ""  # of the computation: `auto` is another one on another device
+    hardware: str = ""  # the device and what else decides how fast it is, see `hardware`
+    settings: Mapping[str, float] = field(default_factory=dict)  # that can be tuned, as they are in effect
+    tuned: Mapping[str, float] = field(default_factory=dict)  # of them, those that `docmill tune` has found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -21,9 +22,11 @@ from docmill.data.records import NO_USAGE
 from docmill.engine import vllm_settings
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
+from docmill.engine.hardware import hardware_of
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
+from docmill.engine.tuned import TunedEngine, find_tuned
 from docmill.engine.types import Completion, DeathKind, EngineInfo, Incident, Load, Request, RequestError
 from docmill.engine.vllm_requests import PromptTooLong, RequestTable
 
@@ -38,18 +41,22 @@ log = logging.getLogger(__name__)
 class VllmEngine:
     """vLLM with one model. Construction loads the model and returns when it answers.
 
-    Raises `ModelError` (no such model, not one vLLM can run), `EngineConfigError` (settings, installation), or
-    `EngineDied` where memory ran out while loading.
+    `known` are engines that were tuned; if this is one of them, its settings join those of `config`. Raises
+    `ModelError` (no such model, not one vLLM can run), `EngineConfigError` (settings, installation), or `EngineDied`
+    where memory ran out while loading.
     """
 
-    def __init__(self, model: ModelConfig, config: EngineConfig):
+    def __init__(self, model: ModelConfig, config: EngineConfig, known: Sequence[TunedEngine] = ()):
         device = vllm_settings.detect_device(config)
         source = resolve_model(model)
         vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source))
-        args = vllm_settings.engine_args(config, model, source=source, device=device)
         model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
-        self._owner = _Owner(args)
+        hardware = hardware_of(config, device)
+        tuned = find_tuned(config, known, model_fingerprint=model_fingerprint, hardware=hardware)
+        config = config.model_copy(update=tuned)
+        args = vllm_settings.engine_args(config, model, source=source, device=device)
+        self._owner = _Owner(args, device=device)
         try:
             self._owner.start(model.source)
             device_name = _device_name(device)
@@ -67,6 +74,9 @@ class VllmEngine:
             dtype=self._owner.dtype,
             load_seconds=time.monotonic() - started,
             versions=_versions(),
+            hardware=hardware,
+            settings=self._owner.limits | vllm_settings.memory_share(config, device=device),
+            tuned=tuned,
         )
         self.incidents: list[Incident] = []  # it survives none; see `supervised_engine`
         self._num_submitted = self._num_taken = 0
@@ -133,7 +143,7 @@ class VllmEngine:
 class _Owner:
     """The thread that owns vLLM, and the queues around it."""
 
-    def __init__(self, args: dict[str, Any]):
+    def __init__(self, args: dict[str, Any], *, device: str):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
@@ -144,7 +154,7 @@ class _Owner:
         self._usage = NO_USAGE  # of finished requests
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self._counted_at = 0.0
-        self._args = args
+        self._args, self._device = args, device
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
 
@@ -153,6 +163,11 @@ class _Owner:
         """Seconds in which the engine had at least one request, up to now."""
         since = self._busy_since
         return self._seconds_busy + (time.monotonic() - since if since else 0.0)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """How much is computed together: what vLLM has made of the settings."""
+        return {"max_num_seqs": self.max_num_seqs, "max_num_batched_tokens": self.max_num_batched_tokens}
 
     def start(self, model_source: str) -> None:
         """Run the thread and wait until the model answers."""
@@ -181,9 +196,13 @@ class _Owner:
     def _run(self) -> None:
         with quiet_imports():
             from vllm import EngineArgs
+            from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            engine = LLMEngine.from_engine_args(EngineArgs(**self._args))
+            # It decides how large a batch is where nothing is set: on a GPU what vLLM takes for offline work, several
+            # times what it takes for an engine that it knows nothing of. On a CPU that one's are fine.
+            context = UsageContext.ENGINE_CONTEXT if self._device == "cpu" else UsageContext.LLM_CLASS
+            engine = LLMEngine.from_engine_args(EngineArgs(**self._args), usage_context=context)
         self.max_model_len = engine.vllm_config.model_config.max_model_len
         self.dtype = str(engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs

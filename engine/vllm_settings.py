@@ -17,6 +17,8 @@ from docmill.engine.quiet import quiet_libraries
 # Binding starves the threads that read and tokenise.
 CPU_BLOCK_TOKENS = 32  # of the KV cache
 GPU_BLOCK_TOKENS = 16  # vLLM's own
+CPU_KV_CACHE_GIB = 1.0
+GPU_MEMORY_UTILIZATION = 0.9
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -81,6 +83,16 @@ def block_tokens(config: EngineConfig, *, on_cpu: bool) -> int:
     return int(config.extra.get("block_size", CPU_BLOCK_TOKENS if on_cpu else GPU_BLOCK_TOKENS))
 
 
+def memory_share(config: EngineConfig, *, device: str) -> dict[str, float]:
+    """What the KV cache's memory follows from, by the setting's name; nothing where `extra` says it in bytes."""
+    if "kv_cache_memory_bytes" in config.extra:
+        return {}
+    if device == "cpu":
+        return {"kv_cache_gib": config.kv_cache_gib or CPU_KV_CACHE_GIB}
+    share = config.extra.get("gpu_memory_utilization") or config.gpu_memory_utilization
+    return {"gpu_memory_utilization": share or GPU_MEMORY_UTILIZATION}
+
+
 def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device: str) -> dict[str, Any]:
     """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch."""
     args: dict[str, Any] = {
@@ -102,9 +114,9 @@ def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device
             "dtype": "float32" if config.dtype == "auto" else config.dtype,
             "enforce_eager": True,
             "block_size": CPU_BLOCK_TOKENS,
-            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+            "kv_cache_memory_bytes": int((config.kv_cache_gib or CPU_KV_CACHE_GIB) * 2**30),
             "max_num_seqs": config.max_num_seqs or 64,
         }
     else:
-        args["gpu_memory_utilization"] = config.gpu_memory_utilization
+        args["gpu_memory_utilization"] = config.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
     return {name: value for name, value in args.items() if value is not None} | config.extra

@@ -37,12 +37,13 @@ from docmill.ops.partition_job import check_owner, choose_tasks, model_fingerpri
 from docmill.ops.partitions import find_shards
 from docmill.ops.planning import Scanned, make_plan, scan_shards, settings_fingerprint
 from docmill.ops.prepare import Refusal
-from docmill.ops.profile import EngineProfile, Profile, engine_key, read_profile
+from docmill.ops.profile import EngineProfile, Profile, find_engine, read_profile
 from docmill.ops.prompts import Prompts
 from docmill.ops.recent_answers import num_recent_texts
 from docmill.ops.report import now
 from docmill.ops.stages import Stages
 from docmill.ops.tasks.task import Task
+from docmill.ops.tuned_engines import possible_settings
 from docmill.ops.worker import max_chunk_tokens
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def estimate_partition(
     settings = settings_fingerprint(job, chosen, model_fingerprint)
     plan = make_plan(job, partition, shards, scans, chosen, fingerprint=settings)
     profile = read_profile(job)
-    engine = profile.engines.get(engine_key(job, model_fingerprint))
+    engine = find_engine(profile, job, model_fingerprint, possible_settings(job, model_fingerprint))
     known = {
         name: reuse.known_texts(job, layout, key)
         for name in chosen

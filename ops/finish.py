@@ -15,7 +15,7 @@ from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled
 from docmill.ops.expected import Estimate
 from docmill.ops.job import Job
-from docmill.ops.report import Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
+from docmill.ops.report import EngineSettings, Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
 
@@ -68,6 +68,9 @@ def make_report(
         model=info.model,
         model_fingerprint=info.model_fingerprint,
         engine=info.name,
+        engine_settings=EngineSettings(
+            hardware=info.hardware, settings=dict(info.settings), tuned=dict(info.tuned)
+        ),
         max_model_len=info.max_model_len,
         plan=ledger.plan.id,
         shards=len(ledger.plan.shards),

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
@@ -27,6 +28,7 @@ from docmill.ops.report import PROMPT_TOKENS_PER_OUTPUT_TOKEN, Report, TimelineP
 log = logging.getLogger(__name__)
 
 PROFILE_VERSION = 1
+NOTHING_TUNED: Mapping[str, float] = MappingProxyType({})
 FORGET = 0.5  # what was known before counts so much beside a new run
 WRITE_ATTEMPTS = 5
 FULL_SHARE = 0.9  # of the most sequences seen running: points with fewer are not an engine at work
@@ -84,11 +86,28 @@ class Profile(_Part):
     lengths: dict[str, Lengths] = Field(default_factory=dict)
 
 
-def engine_key(job: Job, model_fingerprint: str) -> str:
-    """16 hex digits that stand for the model and for what decides how fast it is."""
+def engine_key(job: Job, model_fingerprint: str, tuned: Mapping[str, float] = NOTHING_TUNED) -> str:
+    """16 hex digits that stand for the model and for what decides how fast it is.
+
+    `tuned` are settings that come from `docmill tune`, beside the job's own.
+    """
     settings = job.engine.model_dump_json(exclude={"max_restarts", "hang_seconds", "memory_gib"})
     share = job.pool.model_dump_json(include={"kind", "cpus_per_worker", "gpus_per_worker"})
-    return xxhash.xxh3_64_hexdigest(f"{model_fingerprint}|{settings}|{share}".encode())
+    added = "".join(f"|{name}={value:g}" for name, value in sorted(tuned.items()))
+    return xxhash.xxh3_64_hexdigest(f"{model_fingerprint}|{settings}|{share}{added}".encode())
+
+
+def find_engine(
+    profile: Profile, job: Job, model_fingerprint: str, tuned: Iterable[Mapping[str, float]]
+) -> EngineProfile | None:
+    """What is known of the engine that a run would have; None where nothing is.
+
+    `tuned` are the settings that may join the job's own, see `tuned_engines.possible_settings`: of several the last
+    measured counts.
+    """
+    keys = [engine_key(job, model_fingerprint, settings) for settings in tuned]
+    measured = [profile.engines[key] for key in keys if key in profile.engines]
+    return max(measured, key=lambda engine: engine.measured_at, default=None)
 
 
 def read_profile(job: Job) -> Profile:
@@ -142,7 +161,8 @@ def _add(profile: Profile, job: Job, report: Report, lengths: dict[str, tuple[fl
     speed = measure_speed(report.timeline) or _rough_speed(report)
     if speed is None or not report.documents:
         return
-    key, seconds, idle = engine_key(job, report.model_fingerprint), report.seconds, report.idle
+    key = engine_key(job, report.model_fingerprint, report.engine_settings.tuned)
+    seconds, idle = report.seconds, report.idle
     loading, fed = seconds.model_load / report.workers, seconds.fed / report.workers
     new = EngineProfile(
         device=report.machine.device,

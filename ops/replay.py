@@ -36,6 +36,7 @@ from docmill.ops.prompts import Prompts
 from docmill.ops.report import Counts, Report, TaskReport
 from docmill.ops.stages import Stages
 from docmill.ops.tasks.task import Task
+from docmill.ops.tuned_engines import read_tuned
 from docmill.ops.unit_answers import answer_rows, count_answers, dead_letter
 from docmill.ops.worker import POLL_SECONDS, max_chunk_tokens
 
@@ -82,7 +83,7 @@ def replay(
         on_progress(Progress("loading model", 0, None, 0, 0, 0.0))
         started: StartedEngine | None = None
         if engine is None:
-            engine = started = start_engine(job.model, job.engine)
+            engine = started = start_engine(job.model, job.engine, read_tuned(job.output.uri))
             stack.callback(started.close)
         tokenizer = tokenizer or ModelTokenizer(job.model)  # meanwhile: it takes seconds too
         if started is not None:

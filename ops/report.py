@@ -145,6 +145,14 @@ class IncidentReport(_Figures):
     limits: dict[str, int] = Field(default_factory=dict)
 
 
+class EngineSettings(_Figures):
+    """What the engine ran with, of that which decides how fast it is; of several workers the first one's."""
+
+    hardware: str = ""  # see `engine.hardware`
+    settings: dict[str, int | float] = Field(default_factory=dict)
+    tuned: dict[str, int | float] = Field(default_factory=dict)  # of them, from `docmill tune`
+
+
 class Machine(_Figures):
     """Where it ran."""
 
@@ -166,6 +174,7 @@ class Report(_Figures):
     model: str
     model_fingerprint: str
     engine: str
+    engine_settings: EngineSettings = Field(default_factory=EngineSettings)
     max_model_len: int = 0  # tokens of prompt and answer together
     plan: str
     shards: int

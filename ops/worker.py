@@ -38,6 +38,7 @@ from docmill.ops.prompts import Prompts
 from docmill.ops.segment_writer import SegmentWriter
 from docmill.ops.stages import Stages
 from docmill.ops.timeline import IdleCause, Timeline
+from docmill.ops.tuned_engines import read_tuned
 from docmill.ops.unit_answers import Place, UnitAnswers
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class _Worker:
             with self.stages.measure("model_load"):
                 started: StartedEngine | None = None
                 if self.engine is None:
-                    started = start_engine(job.model, job.engine)
+                    started = start_engine(job.model, job.engine, read_tuned(job.output.uri))
                     stack.callback(started.close)
                 tokenizer = self.tokenizer or ModelTokenizer(job.model)  # meanwhile: it takes seconds too
                 if started is not None:

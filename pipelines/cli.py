@@ -1,4 +1,4 @@
-"""The command line: `docmill run`, `plan`, `status`, `replay`, `show`, `jobs`, `doctor`, `ui`, `demo`. A file each.
+"""The command line, a file for each command: `docmill run`, `plan`, `tune`, `status`, `replay`, `show`, `jobs`, ...
 
 Imports of what takes time (Arrow, Dagster, rich) stay inside the commands, so that `docmill --help` answers at once.
 """
@@ -96,6 +96,48 @@ def plan(
         from docmill.pipelines.plan_command import plan_command
 
         plan_command(job, partition_value=partition, tasks=tasks, probe_documents=probe, as_json=as_json)
+
+
+@app.command()
+def tune(
+    job: JobArgument,
+    partition: Partition = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="How long to search, about; loading the model counts.")
+    ] = 15.0,
+    documents: Annotated[
+        int | None, typer.Option(min=1, help="Of each trial. Default: as many as take about 20 seconds.")
+    ] = None,
+    fp8_kv: Annotated[
+        bool, typer.Option("--fp8-kv", help="Also try an FP8 KV cache, which changes answers.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Only take out what was found for the job's model.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Search the engine settings that are the fastest for the job's documents on this device, and keep them.
+
+    Real runs over a sample of one partition. What is reliably faster is stored in the output, by model and device, and
+    every run, plan and probe there uses it from then on; what the job's file says itself stays as it is.
+    """
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.tune_command import forget_command, tune_command
+
+        if forget:
+            forget_command(job, as_json=as_json)
+            return
+        tune_command(
+            job,
+            partition_value=partition,
+            minutes=minutes,
+            documents=documents,
+            fp8_kv=fp8_kv,
+            as_json=as_json,
+        )
 
 
 @app.command()

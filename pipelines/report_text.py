@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.ops.job import Job
-from docmill.ops.report import IncidentReport, Report
+from docmill.ops.report import EngineSettings, IncidentReport, Report
 from docmill.pipelines.answer_rows import clip
 from docmill.pipelines.logs import without_secrets
 from docmill.pipelines.progress_lines import duration
+from docmill.pipelines.settings_text import settings_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,6 +134,8 @@ def _figures(report: Report) -> list[str]:
         f"{rates.output_tokens_per_second:,.0f} written; engine busy {rates.engine_busy_share:.0%}, "
         f"full {rates.engine_full_share:.0%}{_idle(report)}",
     ]
+    if report.engine_settings.settings:
+        lines.append(f"engine     {_engine(report.engine_settings)}")
     duplicates = sum(task.duplicate_requests for task in report.tasks.values())
     reused = sum(task.reused_requests for task in report.tasks.values())
     if duplicates or reused:
@@ -152,6 +155,12 @@ def _figures(report: Report) -> list[str]:
         f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}",
         *_estimated(report),
     ]
+
+
+def _engine(engine: EngineSettings) -> str:
+    """What it ran with, and what of it `docmill tune` has found."""
+    tuned = "; tuned: " + ", ".join(engine.tuned) if engine.tuned else ""
+    return settings_text(engine.settings) + tuned
 
 
 def _estimated(report: Report) -> list[str]:

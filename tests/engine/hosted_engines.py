@@ -16,7 +16,7 @@ from pathlib import Path
 
 from docmill.data.records import Usage
 from docmill.engine.config import EngineConfig
-from docmill.engine.errors import EngineConfigError, ModelError
+from docmill.engine.errors import EngineConfigError, EngineDied, ModelError
 from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError, Sampling
 
 POISON = 666_000  # crashes the process as a bad kernel would
@@ -147,6 +147,10 @@ def no_such_model(_: EngineConfig | None = None) -> StepEngine:
 
 def bad_setting(_: EngineConfig | None = None) -> StepEngine:
     raise EngineConfigError("`engine.extra` holds a setting that vLLM does not know")
+
+
+def needs_too_much(_: EngineConfig | None = None) -> StepEngine:
+    raise EngineDied("while loading: CUDA out of memory", 0, "out_of_memory")
 
 
 def bug_while_loading() -> StepEngine:

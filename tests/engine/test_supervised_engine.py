@@ -393,3 +393,37 @@ def test_incidents_say_when_and_how_many() -> None:
         assert f"{incident.num_in_flight} requests sent again" in incident.action
         assert "SIGKILL" in incident.message
         assert incident.limits == {}
+
+
+@pytest.mark.parametrize("unfit", [hosted.bad_setting, hosted.crash_while_loading, hosted.needs_too_much])
+def test_an_engine_that_does_not_load_with_what_was_tuned_goes_without_it(unfit: Callable[..., Any]) -> None:
+    config = EngineConfig(max_restarts=0)
+    engine = SupervisedEngine(
+        lambda config: EngineProcess(partial(unfit, config)),
+        config,
+        start_plain=lambda config: EngineProcess(partial(hosted.StepEngine, config)),
+    )
+    try:
+        engine.wait_until_loaded()
+        (incident,) = engine.incidents
+        assert incident.action == "started without what was tuned"
+        assert incident.limits == {}
+        assert engine.info.max_num_seqs == 16, "the batch is what it is without tuning, not half of it"
+        requests = [hosted.request(number) for number in range(20)]
+        found = answers(engine, requests)
+        assert all(is_right(found[request.id], request) for request in requests)
+    finally:
+        engine.close()
+
+
+def test_an_engine_that_loads_in_no_way_fails_with_the_plain_ones_error() -> None:
+    engine = SupervisedEngine(
+        lambda config: EngineProcess(partial(hosted.bad_setting, config)),
+        EngineConfig(),
+        start_plain=lambda config: EngineProcess(partial(hosted.no_such_model, config)),
+    )
+    try:
+        with pytest.raises(ModelError, match="no such model"):
+            engine.wait_until_loaded()
+    finally:
+        engine.close()

@@ -1,0 +1,121 @@
+"""Some of a partition's own documents as a small job in a throw-away folder, for what is measured before a run."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from docmill.data import storage
+from docmill.data.errors import SHARD_ERRORS
+from docmill.data.layout import Layout, join
+from docmill.data.records import Partition, Shard
+from docmill.data.shards import ShardReader, ShardWriter
+from docmill.engine.pool.config import PoolConfig
+from docmill.ops.job import Budget, Job, Output, Reuse, Source
+from docmill.ops.partitions import find_shards
+from docmill.ops.profile import read_profile
+from docmill.ops.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`job` is the job over the sample alone, unpartitioned, with one worker, and an output of its own."""
+
+    job: Job
+    num_documents: int
+    num_documents_total: int  # of the partition
+
+    def lengths(self, report: Report) -> dict[str, tuple[float, float]]:
+        """What a run of `job` has learned about its answers, see `profile.learn`."""
+        learned = read_profile(self.job).lengths
+        return {
+            name: (learned[key].estimated, learned[key].written)
+            for name in report.tasks
+            if (key := self.job.settings_hash(name)) in learned
+        }
+
+
+@contextmanager
+def sampled(job: Job, partition: Partition, *, num_documents: int) -> Iterator[Sample]:
+    """So many of the partition's documents, evenly taken; the folder is gone afterwards.
+
+    Raises `NoShards` or `StorageError`.
+    """
+    storage.check_reachable(job.source.uri)
+    shards = find_shards(job, partition)
+    # In the job's own store: workers of a pool are on other machines.
+    folder = Layout.probe(job.output.uri, uuid.uuid4().hex)
+    source = Source(
+        uri=join(folder, "documents"),
+        id_column=job.source.id_column,
+        text_column=job.source.text_column,
+        partition_key=None,
+    )
+    small = job.model_copy(
+        update={
+            "source": source,
+            "output": Output(uri=join(folder, "answers")),
+            "pool": _one_worker(job.pool),
+            "reuse": Reuse(runs=0),
+            "budget": Budget(),
+        }
+    )
+    try:
+        numbers = _write_sample(job, shards, join(source.uri, "sample.parquet"), num_documents)
+        yield Sample(small, *numbers)
+    finally:
+        storage.delete_folder(folder)
+
+
+def _one_worker(pool: PoolConfig) -> PoolConfig:
+    """The same share of a machine for one worker alone."""
+    if pool.kind == "inline":
+        return pool
+    cpus = pool.cpus_per_worker
+    if cpus is None and pool.address is None and "RAY_ADDRESS" not in os.environ:
+        cpus = max(1, (os.cpu_count() or 1) // (pool.workers or 1))
+    return pool.model_copy(update={"workers": 1, "cpus_per_worker": cpus})
+
+
+def _write_sample(job: Job, shards: list[Shard], uri: str, num_documents: int) -> tuple[int, int]:
+    """Texts of every usable shard, evenly; ids are numbers, so that two that are equal do not matter.
+
+    Returns how many there are in the sample, and in the shards.
+    """
+    source = job.source
+    total = 0
+    for shard in shards:
+        with (
+            suppress(*SHARD_ERRORS),
+            ShardReader(
+                shard, id_column=source.id_column, text_column=source.text_column, carry=[]
+            ) as reader,
+        ):
+            total += reader.num_rows
+    step = max(1, -(-total // num_documents))
+    schema = pa.schema([pa.field(source.id_column, pa.string()), pa.field(source.text_column, pa.string())])
+    row = taken = 0
+    with ShardWriter(uri, schema) as writer:
+        for shard in shards:
+            with (
+                suppress(*SHARD_ERRORS),
+                ShardReader(
+                    shard, id_column=source.id_column, text_column=source.text_column, carry=[]
+                ) as reader,
+            ):
+                for batch in reader:
+                    texts = [
+                        document.text for document in batch.documents if (row + document.row) % step == 0
+                    ]
+                    ids = [f"{shard.name}-{batch.first_row}-{number}" for number in range(len(texts))]
+                    taken += len(texts)
+                    columns = [pa.array(ids, pa.string()), pa.array(texts, pa.string())]
+                    writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
+                row += reader.num_rows
+        writer.commit()
+    return taken, total
