@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from docmill.data import segments, storage
 from docmill.data.segments import FinishedRequest
 
+REQUESTS = "_requests"  # the name of this part among those of a unit's tasks; these begin with a letter
 _TASKS_KEY = b"docmill.tasks"
 
 SCHEMA = pa.schema([pa.field("text_key", pa.uint64(), nullable=False), *segments.SCHEMA])

@@ -8,6 +8,7 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
                                /ledger/{settings}/... who works on which unit, and which are done
                                /parts/{settings}/...  answers of finished units, until all are done
                                /reused/{plan}/...     what units find answered in earlier runs over equal texts
+                               /near/{plan}/...       rows that are asked as others, which they are like
                                /dead_letters.parquet  what failed for good, and why
                                /report.json           figures of the last run
                                /manifest.json         written last: files, counts, fingerprints
@@ -15,7 +16,7 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
                  /profile.json                        how fast engines are, and how long answers: for `docmill plan`
                  /tuning.json                         the engine's settings that `docmill tune` has found
 
-Segments, ledger, parts and what is reused are gone when the manifest is written.
+Segments, ledger, parts, what is reused and what is near are gone when the manifest is written.
 """
 
 from __future__ import annotations
@@ -94,6 +95,15 @@ class Layout:
     def all_reused_folder(self) -> str:
         """Folder of earlier runs' answers for all plans under way."""
         return join(self.internal_folder, "reused")
+
+    def near_folder(self, plan_id: str) -> str:
+        """Folder of the near-duplicates of one plan."""
+        return join(self.all_near_folder, plan_id)
+
+    @property
+    def all_near_folder(self) -> str:
+        """Folder of the near-duplicates of all plans under way."""
+        return join(self.internal_folder, "near")
 
     @property
     def kept_answers_folder(self) -> str:

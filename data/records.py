@@ -87,7 +87,10 @@ class Answer:
     num_requests: int = 0  # asked for it, those answered in an earlier run included
     num_duplicates: int = 0  # of them, those answered by an equal request of another row
     num_reused: int = 0  # of them, those answered in a run that was finished before
-    spared: Usage = NO_USAGE  # the part of `usage` that is of these two: nothing of it was computed
+    num_near_duplicates: int = 0  # of them, those answered by a request of the row that this one is like
+    spared: Usage = NO_USAGE  # the part of `usage` that is of these three: nothing of it was computed
+    spared_by_near_duplicates: Usage = NO_USAGE  # the part of `spared` that is of the last
+    near_duplicate_of: str | None = None  # id of the document that was asked about in the place of this one
 
     @property
     def reason(self) -> str | None:

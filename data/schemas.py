@@ -26,13 +26,23 @@ AFTER_TASK = [
     pa.field("model", pa.string(), nullable=False),
     pa.field("produced_at", pa.timestamp("us", tz="UTC"), nullable=False),
 ]
+# The last column, where near-duplicates take the answers of others: the id of the document that was really asked about.
+NEAR_DUPLICATE_OF = "near_duplicate_of"
 COMMON_COLUMNS = frozenset(field.name for field in (*BEFORE_TASK, *AFTER_TASK))
 
 
-def answer_schema(carried: pa.Schema, task_fields: list[pa.Field], *, job: str) -> pa.Schema:
-    """Schema of one task's output files, for a shard whose id and carried columns are `carried`."""
+def answer_schema(
+    carried: pa.Schema, task_fields: list[pa.Field], *, job: str, near_duplicates: bool = False
+) -> pa.Schema:
+    """Schema of one task's output files, for a shard whose id (the first) and carried columns are `carried`.
+
+    `near_duplicates`: with the column that tells whose answer a row has; of the id's own type, to be joined with it.
+    """
     metadata = {VERSION_KEY: str(ANSWERS_VERSION).encode(), JOB_KEY: job.encode()}
-    return pa.schema([*carried.remove_metadata(), *BEFORE_TASK, *task_fields, *AFTER_TASK], metadata=metadata)
+    fields = [*carried.remove_metadata(), *BEFORE_TASK, *task_fields, *AFTER_TASK]
+    if near_duplicates:
+        fields.append(pa.field(NEAR_DUPLICATE_OF, _value_type(carried.field(0).type)))
+    return pa.schema(fields, metadata=metadata)
 
 
 def check_shard_schema(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -90,6 +90,23 @@ def to_table(finished: Iterable[FinishedRequest]) -> pa.Table:
     )
 
 
+def from_table(table: pa.Table) -> Iterator[FinishedRequest]:
+    """The requests of a table with the columns of `SCHEMA`."""
+    for row in table.select(SCHEMA.names).to_pylist():
+        logprobs = row["label_logprobs"]
+        yield FinishedRequest(
+            row["request_key"],
+            tuple(row["token_ids"]),
+            row["finish_reason"],
+            Usage(row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]),
+            None if logprobs is None else tuple(logprobs),
+            row["error_reason"],
+            row["error_message"],
+            row["attempts"],
+            bool(row["duplicate"]),
+        )
+
+
 def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
     """All finished requests below the folders, by key. A file that is no segment is left out, with a warning.
 
@@ -106,19 +123,7 @@ def read_segments(folder_uris: Iterable[str]) -> dict[str, FinishedRequest]:
             except (pa.ArrowException, OSError) as error:
                 log.warning("%s is no segment and is left out: %s", file.uri, type(error).__name__)
                 continue
-            for row in table.to_pylist():
-                if row["duplicate"] and row["request_key"] in found:
-                    continue
-                logprobs = row["label_logprobs"]
-                found[row["request_key"]] = FinishedRequest(
-                    row["request_key"],
-                    tuple(row["token_ids"]),
-                    row["finish_reason"],
-                    Usage(row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]),
-                    None if logprobs is None else tuple(logprobs),
-                    row["error_reason"],
-                    row["error_message"],
-                    row["attempts"],
-                    bool(row["duplicate"]),
-                )
+            for finished in from_table(table):
+                if not (finished.duplicate and finished.request_key in found):
+                    found[finished.request_key] = finished
     return found

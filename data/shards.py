@@ -44,12 +44,13 @@ class DocumentBatch:
 
 @dataclass(frozen=True, slots=True)
 class ScannedBatch:
-    """Some consecutive rows, without their texts."""
+    """Some consecutive rows, in short."""
 
     ids: list[str | None] | None  # where they are wanted
     lengths: list[int]  # of the texts in bytes, 0 for null
     text_keys: list[int]  # see `utf8.text_keys`
     openings: list[int]  # of the texts' beginnings, as above
+    texts: list[str | None] | None = None  # where they are wanted
 
 
 class ShardReader:
@@ -98,16 +99,19 @@ class ShardReader:
                 yield self._parquet(partial(self._documents, part, start))
                 start += part.num_rows
 
-    def scan(self, *, ids: bool) -> Iterator[ScannedBatch]:
+    def scan(self, *, ids: bool, texts: bool = False) -> Iterator[ScannedBatch]:
         """Of all rows, in order, what planning needs to know of them."""
         columns = [self._id_column, self._text_column] if ids else [self._text_column]
         for _, batch in self._batches(columns, 0, self.num_rows):
-            yield self._parquet(partial(self._scanned, batch, ids))
+            yield self._parquet(partial(self._scanned, batch, ids, texts))
 
-    def _scanned(self, batch: pa.RecordBatch, ids: bool) -> ScannedBatch:
-        texts = batch.column(self._text_column)
+    def _scanned(self, batch: pa.RecordBatch, ids: bool, texts: bool) -> ScannedBatch:
+        column = batch.column(self._text_column)
         return ScannedBatch(
-            strings(batch.column(self._id_column)) if ids else None, num_bytes_each(texts), *text_keys(texts)
+            strings(batch.column(self._id_column)) if ids else None,
+            num_bytes_each(column),
+            *text_keys(column),
+            strings(column) if texts else None,
         )
 
     def _batches(

@@ -189,9 +189,13 @@ def add_report(total: TaskReport, part: TaskReport) -> None:
         setattr(total.tokens, name, getattr(total.tokens, name) + getattr(part.tokens, name))
         spared = getattr(total.spared_tokens, name) + getattr(part.spared_tokens, name)
         setattr(total.spared_tokens, name, spared)
+        near = getattr(total.near_duplicate_tokens, name) + getattr(part.near_duplicate_tokens, name)
+        setattr(total.near_duplicate_tokens, name, near)
     total.requests += part.requests
     total.duplicate_requests += part.duplicate_requests
     total.reused_requests += part.reused_requests
+    total.near_duplicate_requests += part.near_duplicate_requests
+    total.near_duplicate_rows += part.near_duplicate_rows
     total.truncated_answers += part.truncated_answers
     for reason, number in part.errors.items():
         total.errors[reason] = total.errors.get(reason, 0) + number

@@ -46,8 +46,14 @@ def _clean_up(ledger: Ledger, lease_seconds: float) -> None:
         remove_ledger(layout.ledger(name))
         storage.delete_folder(layout.parts_folder(name))
     storage.delete_folder(layout.reused_folder(ledger.plan.id))
+    storage.delete_folder(layout.near_folder(ledger.plan.id))
     if not kept:
-        for folder in (layout.all_parts_folder, layout.segments_folder, layout.all_reused_folder):
+        for folder in (
+            layout.all_parts_folder,
+            layout.segments_folder,
+            layout.all_reused_folder,
+            layout.all_near_folder,
+        ):
             storage.delete_folder(folder)
     for name in gone:
         storage.delete_folder(layout.ledger(name))

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 
-Source = Literal["engine", "duplicate", "finished run"]
+Source = Literal["engine", "duplicate", "finished run", "near-duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,15 @@ class _Running(Generic[Key]):
     task_name: str
     dialogue: Dialogue
     book: Book | None
+    near_duplicate_of: str | None
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
     usage: Usage = NO_USAGE
     num_duplicates: int = 0  # requests answered by an equal one of another row
+    num_near_duplicates: int = 0  # those of them of a row that is asked as another one
     num_reused: int = 0  # requests answered in a finished run
-    spared: Usage = NO_USAGE  # of these two
+    spared: Usage = NO_USAGE  # of all these
+    spared_by_near_duplicates: Usage = NO_USAGE
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
@@ -164,15 +167,19 @@ class Dialogues(Generic[Key]):
         *,
         book: Book | None = None,
         tasks: Collection[str] | None = None,
+        near_duplicate_of: str | None = None,
     ) -> None:
-        """Ask every task (or those named) about one document."""
+        """Ask every task (or those named) about one document.
+
+        `near_duplicate_of`: the chunks are those of the document with this id, and so are the answers.
+        """
         rounds = []
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         names = [name for name in self._tasks if tasks is None or name in tasks]
         names.sort(key=lambda name: -self.lengths.expected(name, num_tokens))
         for name in names:
             dialogue = self._tasks[name].ask(chunks, self._prompts)
-            running = _Running(key, name, dialogue, book)
+            running = _Running(key, name, dialogue, book, near_duplicate_of)
             rounds.append(
                 [(running, position, ask) for position, ask in enumerate(self._advance(running, None))]
             )
@@ -191,6 +198,8 @@ class Dialogues(Generic[Key]):
             asked = _InFlight(running, position, request, key, len(ask.token_ids))
             known = running.book.find(key) if running.book else None
             if known is not None:
+                if ask.sampling.repeatable:  # an equal request of a unit that knows nothing of it may come
+                    self._recent.add(key, known.completion)
                 self._take(asked, known.completion, known.source)
                 continue
             if ask.sampling.repeatable:
@@ -238,8 +247,12 @@ class Dialogues(Generic[Key]):
 
     def _take(self, asked: _InFlight[Key], completion: Completion, source: Source) -> None:
         running = asked.running
+        if source == "duplicate" and running.near_duplicate_of is not None:
+            source = "near-duplicate"
+            running.spared_by_near_duplicates += completion.usage
         if source != "engine":
             running.num_duplicates += source == "duplicate"
+            running.num_near_duplicates += source == "near-duplicate"
             running.num_reused += source == "finished run"
             running.spared += completion.usage
         running.usage = completion.usage if running.usage is NO_USAGE else running.usage + completion.usage
@@ -305,7 +318,10 @@ class Dialogues(Generic[Key]):
             num_requests=len(keys),
             num_duplicates=running.num_duplicates,
             num_reused=running.num_reused,
+            num_near_duplicates=running.num_near_duplicates,
             spared=running.spared,
+            spared_by_near_duplicates=running.spared_by_near_duplicates,
+            near_duplicate_of=running.near_duplicate_of,
         )
         failed = running.failed if status is Status.FAILED else None
         self._finished.append(Finished(running.key, running.task_name, answer, failed))

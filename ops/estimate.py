@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,14 @@ from docmill.data.shards import ShardReader
 from docmill.engine.model_files import context_of
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.vllm_settings import block_tokens
-from docmill.ops import reuse
+from docmill.ops import representatives, reuse
 from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
 from docmill.ops.dry_run import Counted, DryRun
 from docmill.ops.expected import Estimate, Range, TaskEstimate
 from docmill.ops.feed import DocumentCutter
 from docmill.ops.job import Job
+from docmill.ops.near_figures import NearDuplicates
 from docmill.ops.partition_job import check_owner, choose_tasks, model_fingerprint_of
 from docmill.ops.partitions import find_shards
 from docmill.ops.planning import Scanned, make_plan, scan_shards, settings_fingerprint
@@ -47,7 +48,9 @@ from docmill.ops.tuned_engines import possible_settings
 from docmill.ops.worker import max_chunk_tokens
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +77,13 @@ def estimate_partition(
     storage.check_writable(layout.internal_folder)
     check_owner(job, read_manifest(layout.manifest))
     model_fingerprint = model_fingerprint_of(job)
-    started = time.monotonic()
-    scans = scan_shards(job, shards)
-    planning_seconds = time.monotonic() - started  # a run does the same
     settings = settings_fingerprint(job, chosen, model_fingerprint)
-    plan = make_plan(job, partition, shards, scans, chosen, fingerprint=settings)
+    started = time.monotonic()
+    with representatives.sketches_for(job) as sketches:
+        scans = scan_shards(job, shards, sketches)
+        plan = make_plan(job, partition, shards, scans, chosen, fingerprint=settings)
+        near = representatives.look(job, layout, plan, chosen, model_fingerprint, sketches, scans)
+    planning_seconds = time.monotonic() - started  # a run does the same
     profile = read_profile(job)
     engine = find_engine(profile, job, model_fingerprint, possible_settings(job, model_fingerprint))
     known = {
@@ -88,7 +93,10 @@ def estimate_partition(
     }
     step = max(1, -(-plan.num_documents // MAX_COUNTED_ROWS))
     counter = _Counter(job, chosen, tokenizer or ModelTokenizer(job.model), profile, engine)
-    counter.count(shards, scans, plan, _sample(scans, known, step=step, reach=_reach(job, plan, chosen)))
+    represented = near.groups.rows if near is not None and job.takes_answers_of_near_duplicates else ()
+    counter.count(
+        shards, scans, plan, _sample(scans, known, represented, step=step, reach=_reach(job, plan, chosen))
+    )
     scale = plan.num_documents / max(1, counter.num_rows)
     priced = _priced(job, counter, engine, profile, scale=scale, planning_seconds=planning_seconds)
     estimate = Estimate(
@@ -103,6 +111,7 @@ def estimate_partition(
         not_asked_documents=round(counter.num_not_asked * scale),
         duplicate_documents=round(counter.num_duplicates * scale),
         reused_documents=round(counter.num_reused * scale),
+        near_duplicates=_near_figures(near.figures, priced) if near is not None else None,
         tasks=priced.tasks,
         device=engine.device if engine else None,
         measured_at=engine.measured_at if engine else None,
@@ -116,6 +125,16 @@ def estimate_partition(
     return estimate
 
 
+def _near_figures(figures: NearDuplicates, priced: _Priced) -> NearDuplicates:
+    """With their price: of what the engines compute, since the rest is paid with or without them."""
+    if priced.usd_per_hour is None or priced.busy_seconds is None:
+        return figures
+    share = figures.work_share
+    if figures.reuse == "answers":  # what is spared is no part of what is left
+        share /= max(1 - share, 1e-9)
+    return figures.model_copy(update={"usd": priced.busy_seconds * share / 3600 * priced.usd_per_hour})
+
+
 def _reader(job: Job, shard: Shard) -> ShardReader:
     source = job.source
     return ShardReader(shard, id_column=source.id_column, text_column=source.text_column, carry=[])
@@ -127,6 +146,7 @@ class _Row:
 
     duplicate: bool  # an earlier row that a run will still remember has the same text
     known: frozenset[str]  # tasks that finished runs have answered about its text
+    represented: bool  # it takes the answers of another row, which it is like
 
 
 def _reach(job: Job, plan: Plan, tasks: Collection[str]) -> int:
@@ -138,7 +158,12 @@ def _reach(job: Job, plan: Plan, tasks: Collection[str]) -> int:
 
 
 def _sample(
-    scans: list[Scanned], known: Mapping[str, pl.Series], *, step: int, reach: int
+    scans: list[Scanned],
+    known: Mapping[str, pl.Series],
+    represented: Sequence[int] | NDArray[np.int64],
+    *,
+    step: int,
+    reach: int,
 ) -> dict[int, _Row]:
     """Every `step`-th row of the partition, by its number in it."""
     import polars as pl
@@ -151,6 +176,7 @@ def _sample(
         .filter(pl.col("row") % step == 0)
         .with_columns(
             (pl.col("distance").fill_null(reach + 1) <= reach).alias("duplicate"),
+            pl.col("row").is_in(pl.Series(represented, dtype=pl.UInt32).implode()).alias("represented"),
             *(pl.col("key").is_in(texts.implode()).alias(f"known {name}") for name, texts in known.items()),
         )
     )
@@ -158,6 +184,7 @@ def _sample(
         row["row"]: _Row(
             row["duplicate"] and row["key"] != 0,
             frozenset(name for name in known if row[f"known {name}"] and row["key"] != 0),
+            row["represented"],
         )
         for row in rows.iter_rows(named=True)
     }
@@ -177,6 +204,7 @@ class _Counter:
         self.num_rows = self.num_not_asked = self.num_duplicates = self.num_reused = 0
         self.counted = {name: Counted() for name in tasks}
         self.reused_requests = dict.fromkeys(tasks, 0)
+        self.near_duplicate_requests = dict.fromkeys(tasks, 0)
         self._job = job
         prompts = Prompts(tokenizer, job.system_prompt)
         known = {name: profile.lengths.get(job.settings_hash(name)) for name in tasks}
@@ -220,6 +248,11 @@ class _Counter:
                         self._add(sample[offset + document.row], row)
 
     def _add(self, row: _Row, chunks: list[Chunk]) -> None:
+        if row.represented:  # by a row with the same answers, for what a run asks in its place
+            for name, counted in self._dry.document(chunks, spared=self.counted.keys()).items():
+                self.counted[name].add(counted)
+                self.near_duplicate_requests[name] += counted.spared_requests
+            return
         reused = len(row.known) == len(self.counted)
         self.num_reused += reused
         self.num_duplicates += row.duplicate and not reused
@@ -244,12 +277,13 @@ def _priced(
     weights: dict[str, Range] = {}
     tasks: dict[str, TaskEstimate] = {}
     for name, counted in counter.counted.items():
-        reused = counter.reused_requests[name]
+        reused, near = counter.reused_requests[name], counter.near_duplicate_requests[name]
         tasks[name] = TaskEstimate(
             kind=job.tasks[name].kind,
             requests=round(counted.requests * scale),
-            duplicate_requests=round((counted.spared_requests - reused) * scale),
+            duplicate_requests=round((counted.spared_requests - reused - near) * scale),
             reused_requests=round(reused * scale),
+            near_duplicate_requests=round(near * scale),
             prompt_tokens=round(counted.prompt_tokens * scale),
             cached_tokens=round(counted.cached_tokens * scale),
             output_tokens=round(counted.output_tokens * scale),
@@ -260,7 +294,7 @@ def _priced(
             )
             busy = busy.plus(weights[name])
     if engine is None:
-        return _Priced(tasks, None, None, None, None)
+        return _Priced(tasks, None, None, None, None, None)
     engines = _num_engines(job)
     num_rows = counter.num_rows * scale
     around = planning_seconds + engine.load_seconds + engine.idle_seconds + engine.fixed_seconds
@@ -268,12 +302,12 @@ def _priced(
     wall = busy.times(1 / engines).plus(Range(low=around, expected=around, high=around))
     paid, usd_per_hour = wall.times(engines), job.usd_per_hour(engine.device)
     if usd_per_hour is None:
-        return _Priced(tasks, wall, paid, None, None)
+        return _Priced(tasks, busy.expected, wall, paid, None, None)
     usd = paid.times(usd_per_hour / 3600)
     for name, task in tasks.items():
         share = weights[name].expected / busy.expected if busy.expected else 1 / len(tasks)
         task.usd = usd.times(share)
-    return _Priced(tasks, wall, paid, usd_per_hour, usd)
+    return _Priced(tasks, busy.expected, wall, paid, usd_per_hour, usd)
 
 
 def _num_engines(job: Job) -> int:
@@ -283,6 +317,7 @@ def _num_engines(job: Job) -> int:
 @dataclass(frozen=True)
 class _Priced:
     tasks: dict[str, TaskEstimate]
+    busy_seconds: float | None  # of all engines, computing
     wall_seconds: Range | None
     engine_seconds: Range | None
     usd_per_hour: float | None

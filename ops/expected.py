@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from docmill.data import storage
 from docmill.data.errors import StorageError
+from docmill.ops.near_figures import NearDuplicates
 
 
 class _Figures(BaseModel):
@@ -39,6 +40,7 @@ class TaskEstimate(_Figures):
     requests: int
     duplicate_requests: int  # of them, answered by an equal request of another row
     reused_requests: int  # of them, answered in a run that was finished before
+    near_duplicate_requests: int = 0  # of them, answered by a request of the row that theirs is like
     prompt_tokens: int
     cached_tokens: int  # of them, that the prefix cache will have
     output_tokens: int
@@ -59,6 +61,7 @@ class Estimate(_Figures):
     not_asked_documents: int  # empty, refused, or with an id that came before
     duplicate_documents: int
     reused_documents: int
+    near_duplicates: NearDuplicates | None = None  # where the job asks for them
     tasks: dict[str, TaskEstimate]
     device: str | None  # None: nothing is known of the engine's speed
     measured_at: datetime | None

@@ -11,19 +11,23 @@ import queue
 import threading
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
 from docmill.data.errors import SHARD_ERRORS
+from docmill.data.ledger import Ledger
+from docmill.data.near_rows import Representative
 from docmill.data.records import Document, Shard, Status
+from docmill.data.segments import FinishedRequest
 from docmill.data.shards import DocumentBatch, ShardReader
 from docmill.data.utf8 import text_key
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.chunking import Chunk, chunk
 from docmill.ops.claims import Claims, Held
 from docmill.ops.job import Job
+from docmill.ops.near_unit import open_near
 from docmill.ops.openings import order_by_opening
 from docmill.ops.prepare import PreparedText, Refusal, prepare
 from docmill.ops.stages import Stages
@@ -37,11 +41,21 @@ WAIT_SECONDS = 1.0  # for other workers to finish, or to leave something to do
 
 
 @dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """A row whose chunks are those of another row, which it is like. Its own document is held for where those fail."""
+
+    representative: str  # id of the other row's document
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
 class UnitOpened:
     """The first event of a unit."""
 
     held: Held
     carried_schema: pa.Schema
+    # By request key: what rows of other units were answered that rows of this one are like.
+    answers: Mapping[str, FinishedRequest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,7 @@ class BatchReady:
     truncated: list[bool]
     text_keys: list[int]  # of the rows' texts, see `utf8.text_key`
     order: Sequence[int]  # of the rows, in which they are best asked about
+    near: dict[int, NearDuplicate] = field(default_factory=dict)  # by the row's place in the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +99,17 @@ def read_units(
     max_chunk_tokens: int,
     stages: Stages,
     stop: threading.Event,
+    near: str | None = None,
 ) -> Iterator[Event]:
-    """Claim unit after unit, and read, clean, tokenise and cut its documents, until all units are done."""
+    """Claim unit after unit, and read, clean, tokenise and cut its documents, until all units are done.
+
+    `near` is the folder with the rows that are asked as others, where there are any (`ops.representatives`).
+    """
     cutter = DocumentCutter(job, tokenizer, max_chunk_tokens, stages)
     while not stop.is_set():
         held = claims.take()
         if held is not None:
-            yield from _read_unit(job, held, shards[held.unit.shard], cutter)
+            yield from _read_unit(job, held, shards[held.unit.shard], cutter, claims.ledger, near)
         elif claims.all_done():
             return
         else:
@@ -98,10 +117,13 @@ def read_units(
             claims.changed.clear()
 
 
-def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> Iterator[Event]:
+def _read_unit(
+    job: Job, held: Held, shard: Shard, cutter: DocumentCutter, ledger: Ledger, near: str | None
+) -> Iterator[Event]:
     source, unit = job.source, held.unit
     try:
         with cutter.stages.measure("read"):
+            rows, answers = open_near(near, ledger, unit) if near is not None else ({}, {})
             reader = ShardReader(
                 shard,
                 id_column=source.id_column,
@@ -109,7 +131,7 @@ def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> It
                 carry=source.carry,
             )
         with reader:
-            yield UnitOpened(held, reader.carried_schema)
+            yield UnitOpened(held, reader.carried_schema, answers)
             batches = reader.rows(unit.first_row, unit.end_row)
             while not held.lost:
                 with cutter.stages.measure("read"):
@@ -118,7 +140,7 @@ def _read_unit(job: Job, held: Held, shard: Shard, cutter: DocumentCutter) -> It
                     batch is None or batch.first_row >= held.unit.end_row
                 ):  # the rest is another worker's by now
                     break
-                yield from cutter.ready(held, batch)
+                yield from cutter.ready(held, batch, rows)
     except SHARD_ERRORS as error:
         yield UnitFailed(held, error)
     else:
@@ -132,25 +154,37 @@ class DocumentCutter:
         self.stages = stages
         self._job, self._tokenizer, self._max_chunk_tokens = job, tokenizer, max_chunk_tokens
 
-    def ready(self, held: Held, batch: DocumentBatch) -> Iterator[BatchReady]:
+    def ready(
+        self, held: Held, batch: DocumentBatch, near: Mapping[int, Representative] | None = None
+    ) -> Iterator[BatchReady]:
         """A batch of a unit, in the parts that are handed on. Whatever leaves the GIL is done for all of it at once:
         to have it back from a busy thread takes milliseconds.
+
+        Rows in `near` are asked as what represents them, unless there is something wrong with it.
         """
-        rows, truncated = self.cut(batch.documents, duplicates=set(held.unit.duplicate_rows))
-        keys = [0 if document.text is None else text_key(document.text) for document in batch.documents]
-        order = order_by_opening([document.text for document in batch.documents])
+        duplicates = set(held.unit.duplicate_rows)
+        asked, found = _represented(batch.documents, near or {})
+        rows, truncated = self.cut(asked, duplicates=duplicates)
+        if refused := [offset for offset in found if isinstance(rows[offset], Refusal)]:
+            own, own_truncated = self.cut(
+                [found[offset].document for offset in refused], duplicates=duplicates
+            )
+            for offset, row, cut_short in zip(refused, own, own_truncated, strict=True):
+                asked[offset], rows[offset], truncated[offset] = found.pop(offset).document, row, cut_short
+        keys = [0 if document.text is None else text_key(document.text) for document in asked]
+        order = order_by_opening([document.text for document in asked])
         size = BATCH_ROWS if order is None else len(rows)
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            carried = batch.carried.slice(start, size)
             yield BatchReady(
                 held,
                 batch.first_row + start,
-                carried,
+                batch.carried.slice(start, size),
                 rows[part],
                 truncated[part],
                 keys[part],
                 order or range(len(rows[part])),
+                {offset - start: row for offset, row in found.items() if start <= offset < part.stop},
             )
 
     def cut(
@@ -171,6 +205,19 @@ class DocumentCutter:
         return _cut_safely(
             item.text, next(token_ids), tokenizer=self._tokenizer, max_chunk_tokens=self._max_chunk_tokens
         )
+
+
+def _represented(
+    documents: list[Document], near: Mapping[int, Representative]
+) -> tuple[list[Document], dict[int, NearDuplicate]]:
+    """The documents with others' texts where these stand for them, and which those are, by their place."""
+    asked, found = list(documents), {}
+    for offset, document in enumerate(documents if near else ()):
+        representative = near.get(document.row)
+        if representative is not None and representative.document.doc_id is not None:
+            found[offset] = NearDuplicate(representative.document.doc_id, document)
+            asked[offset] = replace(document, text=representative.document.text)
+    return asked, found
 
 
 def _prepare_safely(document: Document, job: Job, duplicate: bool) -> PreparedText | Refusal:

@@ -15,6 +15,7 @@ from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled
 from docmill.ops.expected import Estimate
 from docmill.ops.job import Job
+from docmill.ops.near_figures import NearDuplicates
 from docmill.ops.report import EngineSettings, Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
@@ -33,6 +34,7 @@ def make_report(
     stages: Stages,
     started_at: datetime,
     estimate: Estimate | None = None,
+    near_duplicates: NearDuplicates | None = None,
 ) -> Report:
     """All figures of the run; other workers (of runs that did not end, lost ones) are in the bill.
 
@@ -60,6 +62,15 @@ def make_report(
             setattr(spared, name, getattr(spared, name) + getattr(task.spared_tokens, name))
     other_seconds = sum(beat.seconds for beat in other_beats)
     num_engines = max(1, len(here))
+    cost = reports.bill(
+        assembled.reports,
+        documents=assembled.num_documents,
+        engine_seconds=wall * num_engines + other_seconds,
+        usd_per_hour=job.usd_per_hour(info.device),
+    )
+    if near_duplicates is not None:
+        usd = reports.usd_of_near_duplicates(assembled.reports, near_duplicates, cost)
+        near_duplicates = near_duplicates.model_copy(update={"usd": usd})
     return Report(
         job=job.name,
         partition=str(partition),
@@ -101,12 +112,8 @@ def make_report(
             for worker in results
             for point in worker.figures.get("timeline", [])
         ],
-        cost=reports.bill(
-            assembled.reports,
-            documents=assembled.num_documents,
-            engine_seconds=wall * num_engines + other_seconds,
-            usd_per_hour=job.usd_per_hour(info.device),
-        ),
+        cost=cost,
+        near_duplicates=near_duplicates,
         estimate=estimate,
         peak_memory_mib=reports.peak_memory_mib(),
         machine=reports.this_machine(info.device),
@@ -127,7 +134,7 @@ def add_to_manifest(
         files_before = manifest.tasks[name].files if name in manifest.tasks else []
         kept = [file for file in files_before if file.name in failed_shards]
         manifest.tasks[name] = TaskManifest(
-            settings=job.settings_hash(name),
+            settings=job.answers_hash(name),
             model_fingerprint=report.model_fingerprint,
             finished_at=report.finished_at,
             plan=plan.id,

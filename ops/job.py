@@ -13,11 +13,12 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from docmill.data.records import Partition
-from docmill.data.schemas import COMMON_COLUMNS
+from docmill.data.schemas import COMMON_COLUMNS, NEAR_DUPLICATE_OF
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.pool.config import PoolConfig
 from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
+from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
 
 RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
@@ -87,10 +88,21 @@ class LedgerConfig(_Part):
 
 
 class Reuse(_Part):
-    """What later nights take from this one: answers about documents whose text has not changed."""
+    """What is not asked again: texts that earlier nights have answered, and, if the job says so, what is much alike."""
 
     # Of so many finished runs (over any partitions, the newest) the requests are kept, some 300 bytes each. 0: none.
     runs: Annotated[int, Field(ge=0)] = 4
+    # report: find them, and say what they cost. answers: a near-duplicate takes the answer of the text that it is like,
+    # which is not the answer that the model would have given. See `ops.near_duplicates` and `ops.representatives`.
+    near_duplicates: Literal["off", "report", "answers"] = "off"
+    # Least share of their runs of 8 bytes that two such texts have in common, as MinHash estimates it.
+    similarity: Annotated[float, Field(ge=0.5, le=1)] = 0.9
+
+    @field_validator("near_duplicates", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: object) -> object:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
 
 
 class Budget(_Part):
@@ -156,9 +168,9 @@ class Job(_Part):
                     f"task name {name!r} must be small letters, digits and underscores, and none of "
                     f"{', '.join(RESERVED_NAMES)}"
                 )
-            clash = sorted(
-                {source.id_column, *source.carry} & (COMMON_COLUMNS | {field.name for field in task.columns})
-            )
+            columns = COMMON_COLUMNS | {field.name for field in task.columns}
+            columns |= {NEAR_DUPLICATE_OF} if self.takes_answers_of_near_duplicates else set()
+            clash = sorted({source.id_column, *source.carry} & columns)
             if clash:
                 raise ValueError(
                     f"source columns {clash} have the names of output columns of task {name!r}; rename them there"
@@ -193,6 +205,20 @@ class Job(_Part):
         parts = [task, self.engine_settings, self.system_prompt, self.source.text_column]
         parts += [part.model_dump_json() for part in shared]
         return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
+
+    @property
+    def takes_answers_of_near_duplicates(self) -> bool:
+        """Whether a near-duplicate is answered as the text that it is like."""
+        return self.reuse.near_duplicates == "answers"
+
+    def answers_hash(self, task_name: str) -> str:
+        """The same of what the task's output says: it also changes with what stands for what (`reuse`)."""
+        settings = self.settings_hash(task_name)
+        if not self.takes_answers_of_near_duplicates:
+            return settings
+        return xxhash.xxh3_64_hexdigest(
+            f"{settings}|near-duplicates {self.reuse.similarity} {SKETCH_VERSION}".encode()
+        )
 
     def partition(self, value: str | None) -> Partition:
         """The partition that a `--partition` value names. Raises `ValueError` with what was expected."""

@@ -1,6 +1,6 @@
 """One run over one partition, from shards to answers and report. The heart of docmill; read it first in `ops/`.
 
-    shards --planning--> plan: work units
+    shards --planning--> plan: work units; near-duplicates, where the job wants them
            --pool: workers claim units, see `ops.worker`--> parts, and a mark for each unit that is done
            --assembling--> one Parquet file per (task, shard), atomically
            --reuse--> the requests, for later runs over the same texts
@@ -39,7 +39,7 @@ from docmill.engine.pool.inline_pool import InlinePool
 from docmill.engine.pool.open_pool import open_pool
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine
-from docmill.ops import profile, reuse
+from docmill.ops import profile, representatives, reuse
 from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled, Overtaken, PartsGone, assemble, remove_stale, reopen
 from docmill.ops.brake import Brake
@@ -101,18 +101,20 @@ def run_partition(
     keys = reuse.task_keys(job, chosen, model_fingerprint)
     results: list[WorkerResult] = []
     for _ in range(MAX_ROUNDS):
-        with stages.measure("planning"):
-            scan = cache(partial(scan_shards, job, shards))
+        # What was scanned, 24 bytes a row, and sketched goes before the work begins.
+        with stages.measure("planning"), representatives.sketches_for(job) as sketches:
+            scan = cache(partial(scan_shards, job, shards, sketches))
             plan = _settle_plan(job, layout, shards, scan, chosen, settings)
-        ledger = Ledger(layout, plan)
-        finished_before = finish_stamp(manifest, chosen, plan.id)
-        if _was_finished(ledger, finished_before):
-            log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
-            return _end(ledger, job)
-        with stages.measure("planning"):
-            reused = reuse.take_over(job, layout, plan, keys, scan)
-            scan.cache_clear()  # 24 bytes a row, for as long as the run takes
-        order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused)
+            ledger = Ledger(layout, plan)
+            finished_before = finish_stamp(manifest, chosen, plan.id)
+            if _was_finished(ledger, finished_before):
+                log.info("job=%s partition=%s was finished by a run that died after it", job.name, partition)
+                return _end(ledger, job)
+            near, asked = representatives.settle(job, layout, plan, chosen, model_fingerprint, sketches, scan)
+            reused = reuse.take_over(job, layout, plan, keys, asked)
+            scan.cache_clear()
+            del asked
+        order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused, near.folder)
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
             order, ledger, committed, engine, tokenizer, on_progress, stop or threading.Event()
@@ -154,6 +156,7 @@ def run_partition(
             stages=stages,
             started_at=started_at,
             estimate=read_estimate(layout.estimate, plan_id=plan.id, after=_last_finish(before, chosen)),
+            near_duplicates=near.figures,
         )
         reuse.keep(job, ledger, keys)  # before the manifest: after it, another run may clean up
         if _commit(layout, job, partition, plan, assembled, report, before, version):

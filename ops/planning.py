@@ -17,11 +17,13 @@ import xxhash
 
 from docmill.data.errors import SHARD_ERRORS
 from docmill.data.plan import Plan, PlannedShard, Unit
-from docmill.data.records import Partition, Shard
-from docmill.data.shards import ShardReader
+from docmill.data.records import Document, Partition, Shard
+from docmill.data.shards import ScannedBatch, ShardReader
 from docmill.ops.job import Job
 from docmill.ops.openings import common_opening
+from docmill.ops.prepare import Prepare, PreparedText, prepare
 from docmill.ops.report import PROMPT_TOKENS_PER_OUTPUT_TOKEN
+from docmill.ops.sketches import Sketches
 from docmill.ops.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -46,9 +48,12 @@ class Scanned:
     error: str | None = None
 
 
-def scan_shards(job: Job, shards: list[Shard]) -> list[Scanned]:
-    """Read all texts once. Raises `StorageError` where the store does not answer."""
-    return [_scan(job, shard) for shard in shards]
+def scan_shards(job: Job, shards: list[Shard], sketches: Sketches | None = None) -> list[Scanned]:
+    """Read all texts once, and sketch them where near-duplicates are looked for.
+
+    Raises `StorageError` where the store does not answer.
+    """
+    return [_scan(job, shard, sketches) for shard in shards]
 
 
 def make_plan(
@@ -91,7 +96,7 @@ def has_changed(plan: Plan, shards: list[Shard]) -> bool:
 
 def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint: str) -> str:
     """16 hex digits that change when anything but the documents changes what a run writes."""
-    parts = [f"{name}={job.settings_hash(name)}" for name in sorted(tasks)]
+    parts = [f"{name}={job.answers_hash(name)}" for name in sorted(tasks)]
     # The job's name stands in every file, and a part is of one job.
     parts += [job.name, model_fingerprint, job.source.id_column, *job.source.carry]
     # Without a limit of its own, the tightest task of the job decides how long chunks are.
@@ -99,27 +104,47 @@ def settings_fingerprint(job: Job, tasks: Mapping[str, Task], model_fingerprint:
     return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
 
-def _scan(job: Job, shard: Shard) -> Scanned:
+def _scan(job: Job, shard: Shard, sketches: Sketches | None) -> Scanned:
     source = job.source
     wants_ids = job.prepare.duplicate_ids == "fail"
+    num_sketched = sketches.num_rows if sketches is not None else 0
     lengths, text_keys, openings, id_hashes = array("q"), array("Q"), array("Q"), array("Q")
     try:
         with ShardReader(
             shard, id_column=source.id_column, text_column=source.text_column, carry=source.carry
         ) as reader:
-            for batch in reader.scan(ids=wants_ids):
+            for batch in reader.scan(ids=wants_ids or sketches is not None, texts=sketches is not None):
                 lengths.extend(batch.lengths)
                 text_keys.extend(batch.text_keys)
                 openings.extend(batch.openings)
-                if batch.ids is not None:
+                if sketches is not None:
+                    sketches.add(_asked_texts(batch, job.prepare))
+                if wants_ids and batch.ids is not None:
                     id_hashes.extend(
                         0 if doc_id is None else xxhash.xxh3_64_intdigest(doc_id.encode())
                         for doc_id in batch.ids
                     )
     except SHARD_ERRORS as error:
         log.warning("shard failed: %s", error)
+        if sketches is not None:
+            sketches.cut_back(num_sketched)
         return Scanned(array("q"), array("Q"), array("Q"), array("Q") if wants_ids else None, str(error))
     return Scanned(lengths, text_keys, openings, id_hashes if wants_ids else None)
+
+
+def _asked_texts(batch: ScannedBatch, config: Prepare) -> list[str | None]:
+    """What is asked about each row; None where nothing is."""
+    assert batch.ids is not None
+    assert batch.texts is not None
+    asked: list[str | None] = []
+    for doc_id, text in zip(batch.ids, batch.texts, strict=True):
+        try:
+            prepared = prepare(Document(doc_id, text, 0), config)
+        except Exception as error:  # noqa: BLE001 - the row will fail, with its reason; see `ops.feed`
+            log.debug("a document could not be prepared: %s", type(error).__name__)
+            prepared = None
+        asked.append(prepared.text if isinstance(prepared, PreparedText) else None)
+    return asked
 
 
 def _duplicates(scans: list[Scanned]) -> dict[int, list[int]]:
@@ -153,7 +178,7 @@ def _by_opening(units: list[Unit]) -> list[Unit]:
 def _units(
     shard: Shard, scan: Scanned, duplicates: list[int], tasks: Mapping[str, Task], unit_seconds: float
 ) -> list[Unit]:
-    seconds = [_estimate(length, tasks) for length in scan.lengths]
+    seconds = [estimate_seconds(length, tasks) for length in scan.lengths]
     return [
         Unit(
             shard.name,
@@ -168,7 +193,7 @@ def _units(
     ]
 
 
-def _estimate(num_bytes: int, tasks: Mapping[str, Task]) -> float:
+def estimate_seconds(num_bytes: int, tasks: Mapping[str, Task]) -> float:
     """Engine-seconds of one document: its prompt once, and each task's instruction and answer."""
     num_tokens = num_bytes / BYTES_PER_TOKEN
     work = num_tokens

@@ -16,6 +16,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.ops.expected import Estimate
+from docmill.ops.near_figures import NearDuplicates
 
 REPORT_VERSION = 1
 
@@ -58,8 +59,13 @@ class TaskReport(_Figures):
     requests: int = 0
     duplicate_requests: int = 0  # of them, answered by an equal request of another row
     reused_requests: int = 0  # of them, answered in a run that was finished before, see `reuse` of the job
+    near_duplicate_requests: int = 0  # of them, answered by a request of the row that theirs is like
+    near_duplicate_rows: int = 0  # with the answer of another row, whatever that has spared
     tokens: Tokens = Field(default_factory=Tokens)
-    spared_tokens: Tokens = Field(default_factory=Tokens)  # of those two: in `tokens`, and not computed
+    spared_tokens: Tokens = Field(default_factory=Tokens)  # of those three: in `tokens`, and not computed
+    near_duplicate_tokens: Tokens = Field(
+        default_factory=Tokens
+    )  # of the spared, what near-duplicates spared
     truncated_answers: int = 0  # cut off at the token limit
     errors: dict[str, int] = Field(default_factory=dict)  # rows by reason, failed and skipped
     usd: float | None = None
@@ -197,6 +203,7 @@ class Report(_Figures):
     rates: Rates
     timeline: list[TimelinePoint] = Field(default_factory=list)
     cost: Cost
+    near_duplicates: NearDuplicates | None = None  # where the job asks for them
     estimate: Estimate | None = None  # what `docmill plan` had expected of the same plan
     peak_memory_mib: float
     machine: Machine
@@ -264,6 +271,20 @@ def bill(
         usd=usd,
         usd_per_1000_documents=usd / documents * 1000 if documents else None,
     )
+
+
+def usd_of_near_duplicates(tasks: dict[str, TaskReport], near: NearDuplicates, cost: Cost) -> float | None:
+    """What near-duplicates have spared, at what each task's computed requests cost; or what they would have spared."""
+    if cost.usd is None:
+        return None
+    if near.reuse == "report":
+        return cost.usd * near.work_share
+    usd = 0.0
+    for task in tasks.values():
+        spared = task.duplicate_requests + task.reused_requests + task.near_duplicate_requests
+        if task.usd is not None and task.requests > spared:
+            usd += task.usd * task.near_duplicate_requests / (task.requests - spared)
+    return usd
 
 
 def now() -> datetime:

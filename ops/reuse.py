@@ -22,7 +22,7 @@ import xxhash
 
 from docmill.data import storage
 from docmill.data.errors import StorageError, StorageNotFound
-from docmill.data.kept_answers import SCHEMA, open_kept, read_part, schema_of
+from docmill.data.kept_answers import REQUESTS, SCHEMA, open_kept, read_part, schema_of
 from docmill.data.layout import Layout, join
 from docmill.data.ledger import Ledger
 from docmill.data.listings import FoundFile
@@ -31,7 +31,6 @@ from docmill.data.segments import put_segment
 from docmill.data.shards import ShardWriter
 from docmill.ops.job import Job
 from docmill.ops.planning import Scanned
-from docmill.ops.unit_answers import REQUESTS
 
 if TYPE_CHECKING:
     import polars as pl

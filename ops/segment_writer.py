@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,8 @@ class UnitBook:
     ):
         # For later runs, by text and key: equal rows leave one. None where nothing is to be kept.
         self.kept: dict[tuple[int, str], Completion] | None = None
+        # What rows of other units were answered that rows of this one are like, see `ops.representatives`.
+        self.elsewhere: Mapping[str, FinishedRequest] = {}
         self._given: set[str] = set()
         self._unit_id, self._known, self._reused, self._writer = unit_id, known, reused, writer
 
@@ -49,6 +51,8 @@ class UnitBook:
             return Known(_completion(found, all_cached=duplicate), "duplicate" if duplicate else "engine")
         if (found := self._reused.get(request_key)) is not None:
             return Known(_completion(found), "finished run")
+        if (found := self.elsewhere.get(request_key)) is not None:
+            return Known(_completion(found, all_cached=True), "duplicate")
         return None
 
     def record(self, request_key: str, completion: Completion, *, duplicate: bool = False) -> None:
@@ -59,10 +63,10 @@ class UnitBook:
 class DocumentBook:
     """One document's part of its unit's book: what is kept of it is kept under its text."""
 
-    __slots__ = ("_text_key", "_unit")
+    __slots__ = ("_keep", "_text_key", "_unit")
 
-    def __init__(self, unit: UnitBook, text_key: int):
-        self._unit, self._text_key = unit, text_key
+    def __init__(self, unit: UnitBook, text_key: int, *, keep: bool = True):
+        self._unit, self._text_key, self._keep = unit, text_key, keep
 
     def find(self, request_key: str) -> Known | None:
         """As in the unit's book."""
@@ -74,7 +78,7 @@ class DocumentBook:
 
     def keep(self, request_key: str, completion: Completion) -> None:
         """For runs to come, when the unit is done."""
-        if self._unit.kept is not None:
+        if self._keep and self._unit.kept is not None:
             self._unit.kept[self._text_key, request_key] = completion
 
 

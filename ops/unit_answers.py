@@ -19,14 +19,15 @@ import pyarrow.feather as feather
 
 from docmill.data import storage
 from docmill.data.dead_letters import DeadLetter, encode_dead_letters
-from docmill.data.kept_answers import encode_part
+from docmill.data.kept_answers import REQUESTS, encode_part
 from docmill.data.layout import join
 from docmill.data.ledger import Done, Ledger
-from docmill.data.records import NO_USAGE, Answer, Status
-from docmill.data.schemas import answer_schema
+from docmill.data.records import NO_USAGE, Answer, Document, Status
+from docmill.data.schemas import NEAR_DUPLICATE_OF, answer_schema
+from docmill.data.utf8 import text_key
 from docmill.ops.claims import Claims, Held
 from docmill.ops.dialogues import FailedRequest
-from docmill.ops.feed import BatchReady, UnitFailed, UnitOpened
+from docmill.ops.feed import BatchReady, NearDuplicate, UnitFailed, UnitOpened
 from docmill.ops.prepare import Refusal
 from docmill.ops.report import TaskReport, now
 from docmill.ops.segment_writer import DocumentBook, SegmentWriter, UnitBook, finished_request
@@ -34,7 +35,6 @@ from docmill.ops.tasks.task import Task
 
 MAX_OPEN_ROWS = 20_000
 DEAD_LETTERS = "dead_letters"  # their part's name; no task can be called so, see `ops.job`
-REQUESTS = "_requests"  # the part of what is kept for later runs; tasks begin with a letter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +43,11 @@ class Place:
 
     batch: _OpenBatch
     offset: int
+
+    @property
+    def near_duplicate(self) -> NearDuplicate | None:
+        """The row's own document, where another's is asked about in its place."""
+        return self.batch.near.get(self.offset)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +59,7 @@ class _OpenBatch:
     chunked: list[bool]
     answers: dict[str, list[Answer | None]]  # task -> one for each row
     num_missing: int
+    near: dict[int, NearDuplicate]
 
 
 @dataclass(slots=True, eq=False)
@@ -81,11 +87,16 @@ class UnitAnswers:
         model: str,
         keep: bool = False,
         reused: str | None = None,
+        near_duplicates: bool = False,
     ):
-        """`keep`: leave the requests for later runs; `reused`: the folder with those of runs that were finished."""
+        """`keep`: leave the requests for later runs; `reused`: the folder with those of runs that were finished.
+
+        `near_duplicates`: the answers tell which of them are about another row.
+        """
         self.num_rows_written = self.num_answers = self.num_failed = 0
         self._ledger, self._claims, self._writer, self._tasks = ledger, claims, writer, tasks
         self._job, self._model, self._keep, self._reused = job, model, keep, reused
+        self._near_duplicates = near_duplicates
         self._units: dict[int, _OpenUnit] = {}  # by the identity of what is held
         self._num_open_rows = self._num_open_answers = 0
 
@@ -103,10 +114,13 @@ class UnitAnswers:
         """Begin a unit with what earlier workers knew of it."""
         unit = event.held.unit
         schemas = {
-            name: answer_schema(event.carried_schema, task.columns, job=self._job)
+            name: answer_schema(
+                event.carried_schema, task.columns, job=self._job, near_duplicates=self._near_duplicates
+            )
             for name, task in self._tasks.items()
         }
         book = self._writer.open_book(unit.id, unit.ancestors, self._reused)
+        book.elsewhere = event.answers
         if self._keep:
             book.kept = {}
         self._units[id(event.held)] = _OpenUnit(event.held, schemas, book)
@@ -130,6 +144,7 @@ class UnitAnswers:
             [isinstance(row, list) and len(row) > 1 for row in rows],
             {name: [None] * num_rows for name in self._tasks},
             num_rows * len(self._tasks),
+            event.near,
         )
         unit.batches.append(batch)
         self._num_open_rows += num_rows
@@ -139,9 +154,14 @@ class UnitAnswers:
                 for name in self._tasks:
                     self.add(place, name, Answer(row.status, error=str(row)))
         return [
-            (place, DocumentBook(unit.book, key))
+            # What another row is asked is kept where that row is.
+            (place, DocumentBook(unit.book, key, keep=place.near_duplicate is None))
             for place, key in zip(places, event.text_keys[:num_rows], strict=True)
         ]
+
+    def own_book(self, place: Place, document: Document) -> DocumentBook:
+        """For a near-duplicate that is asked itself after all."""
+        return DocumentBook(place.batch.unit.book, text_key(document.text or ""))
 
     def add(self, place: Place, task_name: str, answer: Answer, failed: FailedRequest | None = None) -> None:
         """Take one answer; has the unit written when it was the last."""
@@ -273,10 +293,14 @@ def answer_rows(
         "finish_reason": [answer.finish_reason for answer in answers],
         "request_key": [answer.request_key for answer in answers],
     }
-    own = [pa.array(column, schema.field(name).type) for name, column in values.items()]
+    own = {name: pa.array(column, schema.field(name).type) for name, column in values.items()}
     for name, value in (("model", model), ("produced_at", now())):
-        own.append(pa.repeat(pa.scalar(value, schema.field(name).type), len(answers)))
-    return pa.RecordBatch.from_arrays([*carried.columns, *own], schema=schema)
+        own[name] = pa.repeat(pa.scalar(value, schema.field(name).type), len(answers))
+    if NEAR_DUPLICATE_OF in schema.names:
+        ids = pa.array([answer.near_duplicate_of for answer in answers], pa.string())
+        own[NEAR_DUPLICATE_OF] = ids.cast(schema.field(NEAR_DUPLICATE_OF).type)
+    columns = [own[name] for name in schema.names[carried.num_columns :]]
+    return pa.RecordBatch.from_arrays([*carried.columns, *columns], schema=schema)
 
 
 def _dead_letters(unit: _OpenUnit, end_row: int) -> list[DeadLetter]:
@@ -312,17 +336,20 @@ def dead_letter(
 def count_answers(report: TaskReport, answers: list[Answer]) -> None:
     """Add answers to a task's figures."""
     statuses: Counter[Status] = Counter()
-    requests = duplicates = reused = truncated = 0
-    tokens = spared = NO_USAGE
+    requests = duplicates = reused = near_requests = near_rows = truncated = 0
+    tokens = spared = spared_by_near = NO_USAGE
     for answer in answers:
         statuses[answer.status] += 1
         requests += answer.num_requests
         truncated += answer.finish_reason == "length"
         tokens += answer.usage
+        near_rows += answer.near_duplicate_of is not None
         if answer.spared is not NO_USAGE:
             duplicates += answer.num_duplicates
             reused += answer.num_reused
+            near_requests += answer.num_near_duplicates
             spared += answer.spared
+            spared_by_near += answer.spared_by_near_duplicates
         if answer.reason:
             report.errors[answer.reason] = report.errors.get(answer.reason, 0) + 1
     report.counts.rows += len(answers)
@@ -332,8 +359,14 @@ def count_answers(report: TaskReport, answers: list[Answer]) -> None:
     report.requests += requests
     report.duplicate_requests += duplicates
     report.reused_requests += reused
+    report.near_duplicate_rows += near_rows
+    report.near_duplicate_requests += near_requests
     report.truncated_answers += truncated
-    for total, usage in ((report.tokens, tokens), (report.spared_tokens, spared)):
+    for total, usage in (
+        (report.tokens, tokens),
+        (report.spared_tokens, spared),
+        (report.near_duplicate_tokens, spared_by_near),
+    ):
         total.prompt += usage.num_prompt_tokens
         total.cached += usage.num_cached_tokens
         total.output += usage.num_output_tokens

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,20 +23,31 @@ from docmill.data.layout import Layout
 from docmill.data.ledger import Beat, Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
-from docmill.data.records import Partition, Shard
+from docmill.data.records import Answer, Partition, Shard, Status
 from docmill.engine.garbage import rare_garbage_collection
 from docmill.engine.open_engine import start_engine
 from docmill.engine.pool.types import WorkerContext
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Engine, StartedEngine
+from docmill.ops.chunking import Chunk
 from docmill.ops.claims import Claims
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.errors import JobError
-from docmill.ops.feed import Ahead, BatchReady, Event, UnitEnded, UnitFailed, UnitOpened, read_units
+from docmill.ops.feed import (
+    Ahead,
+    BatchReady,
+    DocumentCutter,
+    Event,
+    NearDuplicate,
+    UnitEnded,
+    UnitFailed,
+    UnitOpened,
+    read_units,
+)
 from docmill.ops.job import Job
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
-from docmill.ops.segment_writer import SegmentWriter
+from docmill.ops.segment_writer import DocumentBook, SegmentWriter
 from docmill.ops.stages import Stages
 from docmill.ops.timeline import IdleCause, Timeline
 from docmill.ops.tuned_engines import read_tuned
@@ -64,6 +76,7 @@ class WorkOrder:
     plan: Plan
     finished_before: str  # `manifest.finish_stamp`: another one means that somebody has finished the work
     reused: str | None = None  # folder with what finished runs know of the plan's texts, see `ops.reuse`
+    near: str | None = None  # folder with what is asked as another row, see `ops.representatives`
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,7 @@ class _Worker:
         self.writer: SegmentWriter | None = None
         self.timeline: Timeline | None = None
         self.claims: Claims
+        self.cutter: DocumentCutter  # of this thread; the feed has its own
 
     def run(self) -> WorkerResult:
         job, order = self.job, self.order
@@ -166,13 +180,15 @@ class _Worker:
                 self.tasks,
                 job=job.name,
                 model=engine.info.model,
-                keep=job.reuse.runs > 0,
+                keep=job.reuse.runs > 0 or order.near is not None,
                 reused=order.reused,
+                near_duplicates=job.takes_answers_of_near_duplicates,
             )
             max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
             self.dialogues = Dialogues(
                 engine, prompts, self.tasks, max_in_flight=max_in_flight, settings=job.engine_settings
             )
+            self.cutter = DocumentCutter(job, tokenizer, most_chunk_tokens, Stages())
             events = read_units(
                 job,
                 claims,
@@ -184,6 +200,7 @@ class _Worker:
                 max_chunk_tokens=most_chunk_tokens,
                 stages=self.stages,
                 stop=stop,
+                near=order.near,
             )
             feed = stack.enter_context(Ahead(events, num_ahead=NUM_BATCHES_AHEAD))
             stack.callback(
@@ -269,19 +286,49 @@ class _Worker:
                 for position in event.order:
                     row = event.rows[position]
                     if position < len(places) and isinstance(row, list):
-                        place, book = places[position]
-                        self.dialogues.start(place, row, book=book)
+                        self._start(*places[position], row)
             case UnitEnded():
                 self.answers.end_unit(event.held)
             case UnitFailed():
                 log.warning("shard failed: %s", event.error)
                 self.answers.fail_unit(event)
 
+    def _start(self, place: Place, book: DocumentBook, chunks: list[Chunk]) -> None:
+        """Ask about a document, or about the one that it is like. Answers drawn at random spare nothing: no other's."""
+        assert self.dialogues is not None
+        near = place.near_duplicate
+        if near is None:
+            self.dialogues.start(place, chunks, book=book)
+            return
+        shared = [name for name, task in self.tasks.items() if task.repeatable]
+        if shared:
+            self.dialogues.start(
+                place, chunks, book=book, tasks=shared, near_duplicate_of=near.representative
+            )
+        if own := self.tasks.keys() - shared:
+            self._ask_itself(place, near, own)
+
+    def _ask_itself(self, place: Place, near: NearDuplicate, tasks: Collection[str]) -> None:
+        """A near-duplicate that its representative cannot answer for."""
+        assert self.dialogues is not None
+        assert self.answers is not None
+        (row,), _ = self.cutter.cut([near.document])
+        if isinstance(row, list):
+            self.dialogues.start(place, row, book=self.answers.own_book(place, near.document), tasks=tasks)
+            return
+        for name in tasks:
+            self.answers.add(place, name, Answer(row.status, error=str(row)))
+
     def _collect(self, timeout_seconds: float) -> None:
         assert self.dialogues is not None
         assert self.answers is not None
         for finished in self.dialogues.collect(timeout_seconds):
-            self.answers.add(finished.key, finished.task_name, finished.answer, finished.failed)
+            place, answer = finished.key, finished.answer
+            near = place.near_duplicate
+            if near is not None and answer.near_duplicate_of is not None and answer.status is Status.FAILED:
+                self._ask_itself(place, near, [finished.task_name])
+            else:
+                self.answers.add(place, finished.task_name, answer, finished.failed)
 
     def _drain(self) -> None:
         """Requests that the engine is about to finish are worth waiting for; new ones are not begun."""

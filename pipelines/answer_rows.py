@@ -21,12 +21,21 @@ from docmill.data import storage
 from docmill.data.errors import ShardError, StorageNotFound
 from docmill.data.layout import Layout, join, source_folder
 from docmill.data.records import Partition, Shard, Status
+from docmill.data.schemas import NEAR_DUPLICATE_OF
 from docmill.data.shards import ShardReader
 from docmill.data.utf8 import strings
 from docmill.ops.job import Job
 
 BATCH_ROWS = 256
-SHOWN_COLUMNS = ("status", "error", "prompt_tokens", "cached_tokens", "output_tokens", "finish_reason")
+SHOWN_COLUMNS = (
+    "status",
+    "error",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "finish_reason",
+    NEAR_DUPLICATE_OF,
+)
 
 # Everything that a terminal or a browser could take for a command: C0 and C1 controls, and marks that turn text round.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
@@ -52,12 +61,16 @@ class AnsweredDocument:
 
 
 def answer_text(task_columns: list[pa.Field], answer: dict[str, Any]) -> str:
-    """An answer in a line: its first column, with the score if it has one; or why there is none."""
+    """An answer in a line: its first column, with the score if it has one; or why there is none.
+
+    Behind it the id of the document that it is really about, where that is another.
+    """
     if answer["status"] != Status.OK:
         return f"{answer['status']}: {answer['error']}"
     first = str(answer[task_columns[0].name])
-    score = answer.get("score")
-    return first if score is None else f"{first} ({score:.2f})"
+    score, near = answer.get("score"), answer.get(NEAR_DUPLICATE_OF)
+    line = first if score is None else f"{first} ({score:.2f})"
+    return line if near is None else f"{line} [as {near}]"
 
 
 def clip(text: str | None, *, max_chars: int) -> str:

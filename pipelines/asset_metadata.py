@@ -46,6 +46,8 @@ def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> 
         "requests": figures.requests,
         "duplicate_requests": figures.duplicate_requests,
         "reused_requests": figures.reused_requests,
+        "near_duplicate_requests": figures.near_duplicate_requests,
+        "near_duplicate_rows": figures.near_duplicate_rows,
         "prompt_tokens": figures.tokens.prompt,
         "cached_tokens": figures.tokens.cached,
         "output_tokens": figures.tokens.output,
@@ -92,6 +94,8 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         metadata["usd_expected"] = round(report.estimate.usd.expected, 6)
     if report.cost.usd_per_1000_documents is not None:
         metadata["usd_per_1000_documents"] = round(report.cost.usd_per_1000_documents, 6)
+    if report.near_duplicates is not None:
+        metadata["near_duplicates"] = MetadataValue.json(report.near_duplicates.model_dump())
     if report.incidents:
         metadata["latest_incidents"] = MetadataValue.text("\n".join(incident_lines(report.incidents)))
     return metadata | failed_shards_metadata(report)

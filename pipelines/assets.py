@@ -138,7 +138,7 @@ def answer_assets(job: Job) -> AssetsDefinition:
             description=catalogue.describe_task(job, name),
             group_name=job.name,
             kinds={"vllm", "parquet"},
-            code_version=job.settings_hash(name),
+            code_version=job.answers_hash(name),
         )
         for name, key in tasks.items()
     ]

@@ -22,6 +22,7 @@ _COLUMNS = {
     "request_key": "Hash of everything the answer depends on; the same for the same question.",
     "model": "Model that answered.",
     "produced_at": "When the answer was written.",
+    "near_duplicate_of": "Id of the document that was asked about in the place of this one, which is like it.",
 }
 
 

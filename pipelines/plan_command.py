@@ -13,6 +13,7 @@ from docmill.ops.sources import ensure_source
 from docmill.pipelines.choices import choose_partition, choose_tasks
 from docmill.pipelines.console import print_json, stderr_console, stdout_console, stdout_kept_clean
 from docmill.pipelines.job_files import load_job
+from docmill.pipelines.near_duplicate_text import near_duplicate_lines
 from docmill.pipelines.progress_lines import duration
 from docmill.pipelines.run_progress import shown_progress
 from docmill.pipelines.stop_signals import StopSignals
@@ -62,6 +63,8 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     }
     if parts := [f"{number:,} {what}" for what, number in spared.items() if number]:
         lines.append(f"spared     {', '.join(parts)}")
+    if estimate.near_duplicates is not None:
+        lines += near_duplicate_lines(estimate.near_duplicates, ran=False)
     if estimate.failed_shards:
         lines.append(f"bad shards {estimate.failed_shards:,} cannot be used")
     if estimate.wall_seconds is None or estimate.engine_seconds is None:
@@ -130,7 +133,7 @@ def _tasks(estimate: Estimate) -> Table:
         table.add_row(
             name,
             f"{task.requests:,}",
-            f"{task.duplicate_requests + task.reused_requests:,}",
+            f"{task.duplicate_requests + task.reused_requests + task.near_duplicate_requests:,}",
             f"{task.prompt_tokens:,}",
             cached,
             f"{task.output_tokens:,}",

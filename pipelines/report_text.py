@@ -13,6 +13,7 @@ from docmill.ops.job import Job
 from docmill.ops.report import EngineSettings, IncidentReport, Report
 from docmill.pipelines.answer_rows import clip
 from docmill.pipelines.logs import without_secrets
+from docmill.pipelines.near_duplicate_text import near_duplicate_lines
 from docmill.pipelines.progress_lines import duration
 from docmill.pipelines.settings_text import settings_text
 
@@ -138,10 +139,14 @@ def _figures(report: Report) -> list[str]:
         lines.append(f"engine     {_engine(report.engine_settings)}")
     duplicates = sum(task.duplicate_requests for task in report.tasks.values())
     reused = sum(task.reused_requests for task in report.tasks.values())
-    if duplicates or reused:
+    near = sum(task.near_duplicate_requests for task in report.tasks.values())
+    if duplicates or reused or near:
         parts = [f"{duplicates:,} as duplicates"] * bool(duplicates)
         parts += [f"{reused:,} answered in earlier runs"] * bool(reused)
+        parts += [f"{near:,} as near-duplicates"] * bool(near)
         lines.append(f"spared     {' and '.join(parts)} of {report.requests:,} requests")
+    if report.near_duplicates is not None:
+        lines += near_duplicate_lines(report.near_duplicates, ran=True)
     if cost.usd is None:
         return [
             *lines,

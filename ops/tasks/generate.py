@@ -39,6 +39,11 @@ class Generate(Task):
             )
         return self
 
+    @property
+    def repeatable(self) -> bool:
+        """Unless its answers are drawn at random, without a seed."""
+        return self._sampling().repeatable
+
     def ask(self, chunks: list[Chunk], prompts: Prompts) -> Dialogue:
         """One question a chunk."""
         if len(chunks) > 1 and self.long_documents == "fail":

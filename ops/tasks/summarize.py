@@ -28,6 +28,11 @@ class Summarize(Task):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     max_output_tokens: Annotated[int, Field(gt=0)] = 128
 
+    @property
+    def repeatable(self) -> bool:
+        """Unless its answers are drawn at random."""
+        return self.temperature == 0.0
+
     def ask(self, chunks: list[Chunk], prompts: Prompts) -> Dialogue:
         """A question a chunk; then as many rounds over the partial summaries as it takes."""
         instruction = self.instruction.replace("{language}", self.language)

@@ -59,6 +59,11 @@ class Task(BaseModel):
     kind: str
     description: str = ""  # shown in the catalogue
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same text gets the same answer again, as `Sampling.repeatable` says of one question."""
+        return True
+
     @abstractmethod
     def ask(self, chunks: list[Chunk], prompts: Prompts) -> Dialogue:
         """The dialogue about one document."""

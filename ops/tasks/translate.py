@@ -28,6 +28,11 @@ class Translate(Task):
     max_output_ratio: Annotated[float, Field(gt=0)] = 2.0
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None  # a fixed bound instead of the ratio
 
+    @property
+    def repeatable(self) -> bool:
+        """Unless its answers are drawn at random."""
+        return self.temperature == 0.0
+
     def ask(self, chunks: list[Chunk], prompts: Prompts) -> Dialogue:
         """One question a chunk; chunks stay apart by what stood between them, a line break or a space."""
         instruction = self._instruction()
