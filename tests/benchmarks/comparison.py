@@ -2,12 +2,11 @@
 
 `docmill` runs the whole job, Parquet to Parquet, from the loaded model to the manifest. `LLM.generate` gets prompts
 that are made already and writes nothing, see `plain_vllm.py`. Both have the same vLLM, threads, KV cache and batch
-limits: those that were best for `LLM.generate`.
+limits: those that were best for `LLM.generate`. The two of a pair run by turns, see `turns.py`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -15,23 +14,32 @@ from typing import Any
 
 import polars as pl
 from measuring import spread
-from plain_vllm import PlainOrder, PlainResult, run_plain
+from plain_vllm import PlainOrder, read_answers, write_order
 from reference_job import DAY, KV_CACHE_GIB, TASKS, Question, questions, reference_job, write_documents
+from turns import run_by_turns
 
 from docmill.engine.config import EngineConfig
 from docmill.engine.model_files import resolve_model
 from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import EngineInfo
+from docmill.engine.types import Completion, EngineInfo
 from docmill.engine.vllm_settings import engine_args
 from docmill.ops.job import Job
-from docmill.ops.partition_job import run_partition
 
 CANDIDATES = (64, 128, 256)  # sequences at once
 BATCHED_TOKENS = 4096  # what `LLM` takes on a CPU
 SHARDS_TO_TUNE_ON = 2
 # Another batch adds floats up in another order. Beyond this it would be another answer.
 DIFFERING_SHARE, SCORE_DIFFERENCE = 0.005, 1e-3
+
+DOCMILL_RUN = Path(__file__).with_name("docmill_run.py")
+FIGURES = (
+    "engine_steps",
+    "prompt_tokens",
+    "cached_tokens",
+    "computed_prompt_tokens",
+    "output_tokens",
+)
 
 Calls = Callable[[list[Question]], list[list[Question]]]
 
@@ -67,50 +75,42 @@ class Comparison:
         """Seconds of `LLM.generate` by its sequences at once, over the first shards; the best is what all get."""
         shards = sorted({question.shard for question in self.questions})[:SHARDS_TO_TUNE_ON]
         few = [question for question in self.questions if question.shard in shards]
-        seconds = {}
+        commands = {}
         for num_seqs in CANDIDATES:
             self.engine = self.engine.model_copy(update={"max_num_seqs": num_seqs})
-            seconds[num_seqs] = round(self.plain(way(few)).seconds, 2)
+            commands[str(num_seqs)] = self._plain(way(few), f"tune-{num_seqs}")
+        seconds = {int(name): round(run["seconds"], 2) for name, run in run_by_turns(commands).items()}
         best = min(seconds, key=seconds.__getitem__)
         self.engine = self.engine.model_copy(update={"max_num_seqs": best})
         return seconds
 
-    def plain(self, calls: Iterable[Iterable[Question]]) -> PlainResult:
-        """`LLM.generate`, call by call."""
-        job = self.job("plain")
-        args = engine_args(self.engine, job.model, source=self._source, device="cpu")
-        return run_plain(PlainOrder(args, [[question.request for question in call] for call in calls]))
-
-    def docmill(self) -> tuple[dict[str, Any], Job]:
-        """The whole job; its figures, and where its answers are."""
-        self._num_runs += 1
-        job = self.job(f"answers-{self._num_runs}")
-        started = start_engine(job.model, job.engine)
-        try:
-            started.wait_until_loaded()
-            begun = time.perf_counter()
-            report = run_partition(job, job.partition(str(DAY)), engine=started, tokenizer=self.tokenizer)
-            seconds, num_steps = time.perf_counter() - begun, started.num_steps
-        finally:
-            started.close()
-        computed = report.computed_tokens
-        figures = _figures("docmill", seconds, num_steps, computed.prompt, computed.cached, computed.output)
-        return figures | {"engine_busy_share": round(report.rates.engine_busy_share, 4)}, job
+    def _plain(self, calls: Iterable[Iterable[Question]], name: str) -> list[str]:
+        """The command of `LLM.generate`, call by call."""
+        args = engine_args(self.engine, self.job(name).model, source=self._source, device="cpu")
+        order = PlainOrder(args, [[question.request for question in call] for call in calls])
+        return write_order(self.folder / name, order)
 
     def pair(self, way: Calls, *, docmill_first: bool) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Figures of both ways, one after the other, and what `compare` says of their answers."""
-        figures: dict[str, dict[str, Any]] = {}
-        for name in ("docmill", "plain") if docmill_first else ("plain", "docmill"):
-            if name == "docmill":
-                figures[name], job = self.docmill()
-            else:
-                result = self.plain(way(self.questions))
-                figures[name] = plain_figures(way.__name__, result)
-            print(figures[name], flush=True)
-        return figures, compare(self.questions, result, job)
+        """Figures of both ways, run by turns, and what `compare` says of their answers."""
+        self._num_runs += 1
+        job, plain = self.job(f"answers-{self._num_runs}"), f"plain-{self._num_runs}"
+        commands = {
+            "docmill": [str(DOCMILL_RUN), job.model_dump_json(), str(DAY)],
+            way.__name__: self._plain(way(self.questions), plain),
+        }
+        names = [*commands] if docmill_first else [*reversed(commands)]
+        figures = run_by_turns({name: commands[name] for name in names})
+        runs = {
+            name: {"way": name, "seconds": round(figures[name]["seconds"], 2)}
+            | {key: figures[name][key] for key in FIGURES}
+            for name in commands
+        }
+        for run in runs.values():
+            print(run, flush=True)
+        return runs, compare(self.questions, read_answers(self.folder / plain), job)
 
     def measure(self, way: Calls, repeats: int) -> dict[str, Any]:
-        """Tunes, then `repeats` pairs in changing order (ABBA); everything a result has to say of them."""
+        """Tunes, then `repeats` pairs; everything a result has to say of them."""
         if repeats < 2:
             raise SystemExit("--repeats: at least 2, or there is no spread to tell")
         print(self.corpus, flush=True)
@@ -123,7 +123,7 @@ class Comparison:
             pair, equal = self.pair(way, docmill_first=repeat % 2 == 1)
             runs += pair.values()
             answers.append(equal)
-            ratios.append(pair["plain"]["seconds"] / pair["docmill"]["seconds"])
+            ratios.append(pair[way.__name__]["seconds"] / pair["docmill"]["seconds"])
             print(f"repeat {repeat}: {ratios[-1]:.3f}; {equal}", flush=True)
         return {
             "corpus": self.corpus,
@@ -163,34 +163,7 @@ def all_at_once(asked: list[Question]) -> list[list[Question]]:
     return [asked]
 
 
-def plain_figures(way: str, result: PlainResult) -> dict[str, Any]:
-    """In the same words as docmill's."""
-    usage = result.usage
-    return _figures(
-        way,
-        result.seconds,
-        result.num_steps,
-        usage.num_prompt_tokens,
-        usage.num_cached_tokens,
-        usage.num_output_tokens,
-    )
-
-
-def _figures(
-    way: str, seconds: float, num_steps: int, prompt: int, cached: int, output: int
-) -> dict[str, Any]:
-    return {
-        "way": way,
-        "seconds": round(seconds, 2),
-        "engine_steps": num_steps,
-        "prompt_tokens": prompt,
-        "cached_tokens": cached,
-        "computed_prompt_tokens": prompt - cached,
-        "output_tokens": output,
-    }
-
-
-def compare(asked: list[Question], result: PlainResult, job: Job) -> dict[str, Any]:
+def compare(asked: list[Question], answers: dict[str, Completion], job: Job) -> dict[str, Any]:
     """docmill's rows beside those that the plain completions give. Only last digits may make a difference."""
     rows = {
         (task, path.name, row): answer
@@ -202,13 +175,10 @@ def compare(asked: list[Question], result: PlainResult, job: Job) -> dict[str, A
     differing = dict.fromkeys(TASKS, 0)
     largest_score_difference = 0.0
     for question in asked:
-        row, completion = (
-            rows[question.task, question.shard, question.row],
-            result.completions[question.request.id],
-        )
+        row = rows[question.task, question.shard, question.row]
         assert row["status"] == "ok"
         assert row["request_key"] == question.key, "docmill asked something else"
-        columns = question.read(completion)
+        columns = question.read(answers[question.request.id])
         if question.task == "topics":
             largest_score_difference = max(largest_score_difference, abs(row["score"] - columns["score"]))
             differing["topics"] += row["label"] != columns["label"]

@@ -3,10 +3,9 @@
     .venv/bin/python tests/benchmarks/durability.py [--documents 300] [--repeats 12] [--out tests/benchmarks/results]
 
 The figure is tokens per second from the loaded model to the last byte written, planning and assembling included: the
-median of the pairs' ratios. A shared machine varies from one minute to the next by ten times what is looked for, so
-the two runs of a pair go on at the same time, by turns: each has the whole machine for a quarter of a second while the
-other is stopped (SIGSTOP), and only its own turns count. What the ledger does by the clock (beats, segments) it so does
-twice as often as in a run of its own. Each run loads an engine and writes into an empty output of its own.
+median of the pairs' ratios. The two runs of a pair go on at the same time, by turns, see `turns.py`. What the ledger
+does by the clock (beats, segments) it so does twice as often as in a run of its own. Each run loads an engine and
+writes into an empty output of its own.
 
 Told beside it, because they hardly vary: the seconds that the driver's process computes.
 
@@ -18,33 +17,26 @@ much is in the result.
 from __future__ import annotations
 
 import argparse
-import json
-import select
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 from measuring import DEMO_TASKS, parser, spread, write_result
+from turns import run_by_turns, timed
 from without_ledger import run_without_ledger
 
 from docmill.data.demo.days import write_demo_days
 from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.job import Job
-from docmill.ops.partition_job import run_partition
 
 DAY = date(2026, 11, 20)
 TARGET = 0.97
-TURN_SECONDS = 0.25
+DOCMILL_RUN = Path(__file__).with_name("docmill_run.py")
 
 SCORES = {"score", "label_scores"}
 VARYING = ["produced_at", "cached_tokens"]  # the time, and what the cache happened to hold
@@ -63,109 +55,49 @@ def job_in(folder: Path, output: str) -> Job:
     )
 
 
-def run_one(job: Job, *, ledger: bool) -> None:
-    """In a process of its own: says that the model is loaded, runs when it is told to, and prints its figures."""
+def run_unkept(job: Job) -> None:
+    """The run without the ledger, as a program."""
     tokenizer, partition = ModelTokenizer(job.model), job.partition(str(DAY))
     engine = start_engine(job.model, job.engine)
+
+    def run() -> dict[str, Any]:
+        computed = time.process_time()
+        prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
+        return {
+            "prompt_tokens": prompt,
+            "output_tokens": output,
+            "driver_cpu_seconds": round(time.process_time() - computed, 3),
+        }
+
     try:
         engine.wait_until_loaded()
-        print("loaded", flush=True)
-        sys.stdin.readline()
-        computed = time.process_time()
-        if ledger:
-            report = run_partition(job, partition, engine=engine, tokenizer=tokenizer)
-            prompt, output = report.computed_tokens.prompt, report.computed_tokens.output
-        else:
-            prompt, output = run_without_ledger(job, partition, engine=engine, tokenizer=tokenizer)
-        figures = {
-            "ledger": ledger,
-            "tokens": prompt + output,
-            "driver_cpu_seconds": round(time.process_time() - computed, 3),
-            "device": engine.info.device,
-            "versions": engine.info.versions,
-        }
-        print(json.dumps(figures), flush=True)
+        timed(run)
     finally:
         engine.close()
 
 
-class Turns:
-    """One of the two runs: a process and what it has started, which go on only in their turn."""
-
-    def __init__(self, job: Job, *, ledger: bool):
-        part = "with" if ledger else "without"
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--part", part, "--job", job.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.seconds = 0.0
-        self.figures: dict[str, Any] = {}
-        self._all: list[psutil.Process] = []
-
-    def load(self) -> None:
-        """Until the model is there; then it is stopped at its start."""
-        assert self.process.stdout is not None
-        assert self.process.stdin is not None
-        assert self.process.stdout.readline() == "loaded\n", "it did not load; its error is above"
-        parent = psutil.Process(self.process.pid)
-        self._all = [parent, *parent.children(recursive=True)]
-        self._signal(signal.SIGSTOP)
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-
-    def take(self) -> None:
-        """One turn, or what is left of the run."""
-        assert self.process.stdout is not None
-        started = time.perf_counter()
-        self._signal(signal.SIGCONT)
-        ready, _, _ = select.select([self.process.stdout], [], [], TURN_SECONDS)
-        self._signal(signal.SIGSTOP)
-        self.seconds += time.perf_counter() - started
-        if ready:
-            self._signal(signal.SIGCONT)  # it may have been stopped in the middle of the line
-            self.figures = json.loads(self.process.stdout.readline())
-            assert self.process.wait(60) == 0
-
-    def kill(self) -> None:
-        """Whatever is left; its engine dies with it."""
-        self.process.kill()
-        self.process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._all:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-
-
 def measure(jobs: dict[bool, Job], first: bool) -> dict[bool, dict[str, Any]]:
     """One pair."""
-    runs = {ledger: Turns(jobs[ledger], ledger=ledger) for ledger in (first, not first)}
-    try:
-        for run in runs.values():
-            run.load()
-        order = [*runs.values()]
-        while any(not run.figures for run in order):
-            for run in order:
-                if not run.figures:
-                    run.take()
-            order.reverse()  # ABBA, turn by turn
-    finally:
-        for run in runs.values():
-            run.kill()
-    return {
-        ledger: {
-            "ledger": ledger,
-            "seconds": round(run.seconds, 3),
-            "tokens": run.figures["tokens"],
-            "tokens_per_second": round(run.figures["tokens"] / run.seconds, 1),
-            "driver_cpu_seconds": run.figures["driver_cpu_seconds"],
-            "device": run.figures["device"],
-            "versions": run.figures["versions"],
-        }
-        for ledger, run in runs.items()
+    commands = {
+        True: [str(DOCMILL_RUN), jobs[True].model_dump_json(), str(DAY)],
+        False: [__file__, "--without", jobs[False].model_dump_json()],
     }
+    names = {True: "with", False: "without"}
+    runs = run_by_turns({names[ledger]: commands[ledger] for ledger in (first, not first)})
+    pair = {}
+    for ledger, name in names.items():
+        run = runs[name]
+        tokens = run["prompt_tokens"] + run["output_tokens"]
+        pair[ledger] = {
+            "ledger": ledger,
+            "seconds": round(run["seconds"], 3),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / run["seconds"], 1),
+            "driver_cpu_seconds": run["driver_cpu_seconds"],
+            "device": runs["with"]["device"],
+            "versions": runs["with"]["versions"],
+        }
+    return pair
 
 
 def answers(job: Job) -> dict[str, pl.DataFrame]:
@@ -203,11 +135,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--documents", type=int, default=300)
     options.add_argument("--repeats", type=int, default=12)
-    options.add_argument("--part", choices=["with", "without"], help=argparse.SUPPRESS)
-    options.add_argument("--job", help=argparse.SUPPRESS)
+    options.add_argument("--without", metavar="JOB", help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    if arguments.part:
-        run_one(Job.model_validate_json(arguments.job), ledger=arguments.part == "with")
+    if arguments.without:
+        run_unkept(Job.model_validate_json(arguments.without))
         return
     runs: list[dict[str, Any]] = []
     ratios: list[float] = []

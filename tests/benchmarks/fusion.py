@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/fusion.py [--documents 3000] [--duplicates 0] [--repeats 5]
 
 `per shard` is one `LLM.generate` a shard and task, shard after shard, and what the ratio is to; `per task` is one a
-task over everything, run once at the end. `comparison.py` says what is equal between them.
+task over everything, compared once at the end. `comparison.py` says what is equal between them.
 
 Every row's answer must be that of `LLM.generate`. Where another batch changes the last digits of a step, a greedy
 answer may turn: how many rows differ is in the result, and more than one in 200 is a missed target. The ratio is the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from comparison import Comparison, answers_hold, per_shard, per_task, plain_figures
+from comparison import Comparison, answers_hold, per_shard, per_task
 from measuring import parser, write_result
 
 TARGETS = {False: 2.0, True: 2.4}  # by whether there are duplicates
@@ -35,19 +35,21 @@ def main() -> None:
             Path(name), num_documents=arguments.documents, duplicate_share=arguments.duplicates
         )
         measured = comparison.measure(per_shard, arguments.repeats)
-        everything = plain_figures("per_task", comparison.plain(per_task(comparison.questions)))
-        print(everything, flush=True)
+        everything, equal = comparison.pair(per_task, docmill_first=False)
     docmill, plain = (
         next(run for run in measured["runs"] if run["way"] == way) for way in ("docmill", "per_shard")
     )
     computed = docmill["computed_prompt_tokens"] / plain["computed_prompt_tokens"]
     target, ratio = TARGETS[arguments.duplicates > 0], measured["ratios"]["median"]
-    measured["runs"].append(everything)
+    measured["runs"] += everything.values()
+    measured["answers"].append(equal)
+    to_per_task = everything["per_task"]["seconds"] / everything["docmill"]["seconds"]
     write_result(
         f"fusion_{round(100 * arguments.duplicates)}_duplicates" if arguments.duplicates else "fusion",
         measured
         | {
             "computed_prompt_tokens_ratio": round(computed, 4),
+            "ratio_to_per_task": round(to_per_task, 4),
             "targets": {"ratio": target, "computed_prompt_tokens_ratio": COMPUTED_TARGET},
         },
         ratio=ratio,
