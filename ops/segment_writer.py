@@ -19,7 +19,7 @@ from docmill.data.segments import FinishedRequest, read_segments, write_segment
 from docmill.engine.types import Completion, RequestError
 from docmill.ops.dialogues import Known
 
-_Recorded = tuple[str, Completion, bool]  # request key, the answer, whether an equal request had got it
+Recorded = tuple[str, Completion, bool]  # request key, the answer, whether an equal request had got it
 
 
 class UnitBook:
@@ -123,7 +123,7 @@ class SegmentWriter:
         self._layout, self._worker = layout, worker
         self._seconds, self._num_answers = seconds, num_answers
         # Made rows of only where they are written: a unit that is complete by then needs no segment.
-        self._pending: defaultdict[str, list[_Recorded]] = defaultdict(list)
+        self._pending: defaultdict[str, list[Recorded]] = defaultdict(list)
         self._num_pending = 0
         self._flushed_at = time.monotonic()
         self._numbers = count()
@@ -140,7 +140,7 @@ class SegmentWriter:
         from_finished = read_segments(join(reused, name) for name in names) if reused is not None else {}
         return UnitBook(unit_id, known, from_finished, self)
 
-    def add(self, unit_id: str, recorded: _Recorded) -> None:
+    def add(self, unit_id: str, recorded: Recorded) -> None:
         """Take one finished request."""
         self._pending[unit_id].append(recorded)
         self._num_pending += 1
@@ -203,5 +203,5 @@ class SegmentWriter:
                 name = f"{self._worker}-{next(self._numbers):06d}"
                 self.submit(partial(self._write_segment, unit_id, name, recorded))
 
-    def _write_segment(self, unit_id: str, name: str, recorded: list[_Recorded]) -> None:
+    def _write_segment(self, unit_id: str, name: str, recorded: list[Recorded]) -> None:
         write_segment(self._layout.segments(unit_id), name, starmap(finished_request, recorded))

@@ -50,7 +50,7 @@ def test_a_trial_measures_the_engine_as_a_run_would_have_it(
     assert present.speed > 0
     assert present.load_seconds > 1
     assert 0 < present.kv_cache_peak < 0.5
-    assert 32 < present.most_running <= 64
+    assert 0 < present.most_running <= 64
     assert found.hardware == known_hardware(job.engine)
     assert is_measured(job), "the trial has taught the profile"
 

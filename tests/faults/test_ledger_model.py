@@ -40,7 +40,6 @@ from docmill.data.ledger import Done, Ledger
 from docmill.data.manifest import finish_stamp, is_committed, read_manifest
 from docmill.data.plan import Plan
 from docmill.data.records import Partition, Shard
-from docmill.data.segments import FinishedRequest
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops import claims as claims_module
@@ -52,7 +51,7 @@ from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.planning import make_plan, scan_shards, settings_fingerprint
 from docmill.ops.prompts import Prompts
-from docmill.ops.segment_writer import SegmentWriter, UnitBook
+from docmill.ops.segment_writer import Recorded, SegmentWriter, UnitBook
 from docmill.ops.stages import Stages
 from docmill.ops.unit_answers import Place, UnitAnswers
 from docmill.ops.worker import max_chunk_tokens
@@ -151,9 +150,10 @@ class SteppedWriter(SegmentWriter):
         book.durable = frozenset().union(*(self._durable[name] for name in (unit_id, *ancestors)))
         return book
 
-    def add(self, unit_id: str, finished: FinishedRequest) -> None:
-        super().add(unit_id, finished)
-        self._keys[unit_id].add(finished.request_key)
+    def add(self, unit_id: str, recorded: Recorded) -> None:
+        super().add(unit_id, recorded)
+        request_key, _, _ = recorded
+        self._keys[unit_id].add(request_key)
 
     def forget(self, unit_id: str) -> None:
         super().forget(unit_id)
