@@ -16,9 +16,8 @@ from servers.s3_server import S3Server, free_port
 def moto_server(folder: Path) -> Iterator[S3Server]:
     """Runs it with its log in `folder` and yields it with an empty bucket."""
     port = free_port()
-    process = ServerProcess(
-        sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), log=folder / "moto.log"
-    )
+    program = Path(__file__).with_name("moto_program.py")
+    process = ServerProcess(sys.executable, "-P", str(program), str(port), log=folder / "moto.log")
     try:
         process.wait_for_http(port)
         server = S3Server(f"http://127.0.0.1:{port}", "moto-key", "moto-secret", bucket="docmill")
