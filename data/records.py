@@ -74,7 +74,8 @@ class Usage:
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that trebles what it takes to make one, and there is one for each row of each task. Nobody changes it.
+@dataclass(slots=True)
 class Answer:
     """One output row of one task. `fields` holds the task's own columns; all None unless `status` is ok."""
 

@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FinishedRequest:
     """One request's answer, as it is kept. Equal keys have equal answers, so the first one found is as good as any."""
 

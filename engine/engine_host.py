@@ -53,11 +53,11 @@ class EngineHost:
             self._engine = engine = _open(opening)
             self._send(Loaded(engine.info))
             while True:
-                self._pass_on(engine)
+                self.pass_on(engine)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             self._fail(error)
 
-    def _pass_on(self, engine: Engine) -> None:
+    def pass_on(self, engine: Engine) -> None:
         """Send what has finished: at once where the engine may soon want for requests, else a tenth of a second's.
 
         To be told of every step costs the parent as much as all else that it does, and on a CPU it takes the cores

@@ -112,7 +112,7 @@ class FakeEngine:
             message = f"{len(prompt)} tokens do not fit into {self.info.max_model_len}"
             return Completion(request.id, error=RequestError("prompt_too_long", message))
         if request.labels is not None:
-            start = zlib.crc32(array("i", prompt))
+            start = zlib.crc32(prompt if isinstance(prompt, array) else array("i", prompt))
             logprobs = tuple(-1.0 - (start + position * 7) % 13 for position in range(len(request.labels)))
             return Completion(
                 request.id, finish_reason="stop", usage=Usage(len(prompt), 0, 1), label_logprobs=logprobs

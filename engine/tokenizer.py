@@ -50,6 +50,7 @@ class ModelTokenizer:
             raise ModelError(
                 config.source, "docmill needs a fast tokenizer (tokenizer.json); this model has none"
             )
+        self._decode = self._chat.backend_tokenizer.decode
         self._source, self._chat_kwargs = config.source, config.chat_template_kwargs
         spec = json.loads(self._chat.backend_tokenizer.to_str())
         # Some models list plain characters, such as a line break, as added tokens; those are in the vocabulary too.
@@ -77,7 +78,7 @@ class ModelTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer, without control tokens."""
         # Not through transformers: it takes four times as long, and takes blanks away for some old tokenizers.
-        text: str = self._chat.backend_tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._decode(token_ids, skip_special_tokens=True)
         return text
 
     def render_chat(self, system: str, user: str) -> str:

@@ -38,7 +38,8 @@ Key = TypeVar("Key", bound=Hashable)
 Source = Literal["engine", "duplicate", "finished run", "near-duplicate"]
 
 
-@dataclass(frozen=True, slots=True)
+# What there is one of for each request or answer is not frozen: that trebles what it takes to make one. Nobody changes it.
+@dataclass(slots=True)
 class Known:
     """An answer from earlier: of this run's engines, of an equal request of another row, or of a finished run."""
 
@@ -91,10 +92,11 @@ class _Running(Generic[Key]):
     cut_off: bool = False
     error: str | None = None
     request_keys: list[str] = field(default_factory=list)
-    failed: FailedRequest | None = None  # the first that failed; else the last one that was answered
+    # The first request that failed, its key and attempts; else the last one that was answered.
+    last: tuple[Request, str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _InFlight(Generic[Key]):
     """A request in the engine, and where its completion belongs."""
 
@@ -105,7 +107,7 @@ class _InFlight(Generic[Key]):
     num_text_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished(Generic[Key]):
     """A task's answer about the document that `start` was given `key` for."""
 
@@ -260,7 +262,7 @@ class Dialogues(Generic[Key]):
         running.completions[asked.position] = completion
         running.num_outstanding -= 1
         if running.error is None:
-            running.failed = FailedRequest(asked.request, asked.request_key, completion.attempts)
+            running.last = asked.request, asked.request_key, completion.attempts
         if completion.error is not None:
             running.error = running.error or str(completion.error)
         else:
@@ -323,5 +325,7 @@ class Dialogues(Generic[Key]):
             spared_by_near_duplicates=running.spared_by_near_duplicates,
             near_duplicate_of=running.near_duplicate_of,
         )
-        failed = running.failed if status is Status.FAILED else None
+        failed = (
+            FailedRequest(*running.last) if status is Status.FAILED and running.last is not None else None
+        )
         self._finished.append(Finished(running.key, running.task_name, answer, failed))

@@ -14,7 +14,7 @@ NUMBERS_PER_ENTRY = 100  # what an entry takes beside them, in numbers
 SHORT_ANSWER = 60  # numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """A completion in a fifth of its memory."""
 

@@ -37,7 +37,7 @@ MAX_OPEN_ROWS = 20_000
 DEAD_LETTERS = "dead_letters"  # their part's name; no task can be called so, see `ops.job`
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Place:
     """Where an answer belongs: a row of a batch of a unit."""
 

@@ -10,10 +10,9 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from docmill.engine.tokenizer import ModelTokenizer
-from docmill.engine.types import Sampling
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
-from docmill.ops.tasks.task import Ask, Dialogue, Labels, Task
+from docmill.ops.tasks.task import Ask, Dialogue, Labels, Task, sampling
 
 LABEL_SCORES = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
 
@@ -53,8 +52,7 @@ class Classify(Task):
         """One question a chunk; the scores are averaged by tokens."""
         instruction, label_ids = self._instruction(), _label_ids(tuple(self.labels), prompts.tokenizer)
         completions = yield [
-            Ask(chunk.text, chunk.token_ids, instruction, Sampling(max_tokens=1), label_ids)
-            for chunk in chunks
+            Ask(chunk.text, chunk.token_ids, instruction, sampling(1, 0.0), label_ids) for chunk in chunks
         ]
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         scores = [0.0] * len(self.labels)

@@ -10,7 +10,7 @@ from pydantic import Field
 from docmill.engine.types import Sampling
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
-from docmill.ops.tasks.task import Ask, Dialogue, Task
+from docmill.ops.tasks.task import Ask, Dialogue, Task, sampling
 
 
 class Summarize(Task):
@@ -65,7 +65,7 @@ class Summarize(Task):
         return max_model_len - frame - self.max_output_tokens
 
     def _sampling(self) -> Sampling:
-        return Sampling(self.max_output_tokens, self.temperature)
+        return sampling(self.max_output_tokens, self.temperature)
 
 
 def _group(summaries: list[str], prompts: Prompts, *, max_tokens: int) -> list[str]:

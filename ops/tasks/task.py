@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -27,7 +28,14 @@ from docmill.ops.prompts import Prompts
 Labels = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=4096)  # a job has few of them, and each makes as many objects as it has questions
+def sampling(max_tokens: int, temperature: float) -> Sampling:
+    """Of a question with these settings and no others."""
+    return Sampling(max_tokens, temperature)
+
+
+# Not frozen: that trebles what it takes to make one, and there is one for each question. Nobody changes it.
+@dataclass(slots=True)
 class Ask:
     """One question: an instruction about a text whose token ids are known. With `labels`, score these instead."""
 

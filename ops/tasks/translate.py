@@ -10,7 +10,7 @@ from pydantic import Field
 from docmill.engine.types import Sampling
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
-from docmill.ops.tasks.task import Ask, Dialogue, Task
+from docmill.ops.tasks.task import Ask, Dialogue, Task, sampling
 
 SHORTEST_ANSWER_TOKENS = 64  # even one word may translate into a long one
 
@@ -59,4 +59,4 @@ class Translate(Task):
 
     def _sampling(self, chunk: Chunk) -> Sampling:
         in_proportion = SHORTEST_ANSWER_TOKENS + int(chunk.num_tokens * self.max_output_ratio)
-        return Sampling(self.max_output_tokens or in_proportion, self.temperature)
+        return sampling(self.max_output_tokens or in_proportion, self.temperature)

@@ -2,11 +2,12 @@
 
     .venv/bin/python tests/benchmarks/host.py [--documents 10000 100000 1000000] [--repeats 3] [--processes 2]
 
-Short documents, three tasks. As many `docmill run` as the machine has cores share each run through the ledger, as
-those of as many GPUs would; they are timed from when all have started to the manifest. The smallest size is also run
-by one alone. Each is a process of its own, so that a peak of memory is that of one run; the largest size runs once.
-Stages' seconds are of all processes and threads: they overlap. The ratio is that of the peaks of memory, largest size
-to smallest.
+Documents of two short messages (some 120 tokens), three tasks. As many `docmill run` as the machine has cores share
+each run through the ledger, as those of as many GPUs would; they are timed from when all have started to the manifest.
+The smallest size is also run by one alone. Each is a process of its own, so that a peak of memory is that of one run;
+the largest size runs once. Stages' seconds are of all processes and threads: they overlap. `free_tokeniser` is the
+second size once more with a tokeniser that makes up as many token ids in no time: what a faster one could give at the
+most. The ratio is that of the peaks of memory, largest size to smallest.
 """
 
 from __future__ import annotations
@@ -19,21 +20,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
+from itertools import islice
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from measuring import parser, write_result
 
-from docmill.data.demo.days import write_demo_days
+from docmill.data.demo.corpus import demo_documents
+from docmill.data.layout import join
+from docmill.data.shards import ShardWriter
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 
 DAY = date(2026, 11, 20)
+SHARDS = 8
 DOCUMENTS_PER_SECOND = 5000
 MEMORY_GROWTH = 1.5
+CHARACTERS_PER_TOKEN = 3.0  # of the demo model, over these texts
+FREE_IDS = [*range(300, 1000)]
 
 
 def job_in(folder: str) -> dict[str, Any]:
@@ -50,9 +59,40 @@ def job_in(folder: str) -> dict[str, Any]:
     }
 
 
-def run_one(job: Job) -> None:
+class FreeTokenizer(ModelTokenizer):
+    """As many tokens as the demo model's makes of such texts on average, and no time to find them."""
+
+    def encode_data(self, texts: Sequence[str]) -> list[list[int]]:
+        """The first tokens tell texts apart, so that equal ones alone are duplicates."""
+        found = []
+        for text in texts:
+            high, low = divmod(hash(text) % 490_000, 700)
+            found.append([300 + high, 300 + low, *FREE_IDS[: round(len(text) / CHARACTERS_PER_TOKEN)]])
+        return found
+
+
+def write_documents(folder: str, num_documents: int) -> None:
+    """A day in eight shards; each document is two messages of the demo corpus."""
+    schema = pa.schema([(name, pa.string()) for name in ("doc_id", "text", "language")])
+    for shard in range(SHARDS):
+        first, end = (num_documents * number // SHARDS for number in (shard, shard + 1))
+        messages = demo_documents(seed=1, start=2 * first, num_documents=2 * (end - first))
+        uri = join(folder, "documents", f"dt={DAY}", f"part-{shard:04}.parquet")
+        with ShardWriter(uri, schema) as writer:
+            while pairs := list(islice(zip(messages, messages, strict=False), 10_000)):
+                columns = [
+                    [one.doc_id for one, _ in pairs],
+                    [f"{one.text}\n\n{other.text}" for one, other in pairs],
+                    [one.language for one, _ in pairs],
+                ]
+                arrays = [pa.array(column, pa.string()) for column in columns]
+                writer.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            writer.commit()
+
+
+def run_one(job: Job, *, free: bool) -> None:
     """In a process of its own: waits for a line, runs the job, and prints what it took as JSON."""
-    tokenizer = ModelTokenizer(job.model)
+    tokenizer = (FreeTokenizer if free else ModelTokenizer)(job.model)
     print("ready", flush=True)
     sys.stdin.readline()
     computed = time.process_time()
@@ -66,9 +106,9 @@ def run_one(job: Job) -> None:
     }))  # fmt: skip
 
 
-def run_together(job: dict[str, Any], num_processes: int) -> dict[str, Any]:
+def run_together(job: dict[str, Any], num_processes: int, *, free: bool) -> dict[str, Any]:
     """The job by so many processes that share it through the ledger, from the moment when all have started."""
-    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    command = [sys.executable, __file__, "--job", json.dumps(job), *(["--free"] if free else [])]
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
@@ -103,20 +143,18 @@ def run_together(job: dict[str, Any], num_processes: int) -> dict[str, Any]:
     }
 
 
-def measure(num_documents: int, num_processes: int, repeats: int) -> dict[str, Any]:
+def measure(num_documents: int, num_processes: int, repeats: int, *, free: bool = False) -> dict[str, Any]:
     """One size: the median run, and all rates."""
     runs = []
     with tempfile.TemporaryDirectory(prefix="docmill-host-") as folder:
-        write_demo_days(
-            f"{folder}/documents", seed=1, days=[DAY], documents_per_day=num_documents, shards_per_day=8
-        )
+        write_documents(folder, num_documents)
         texts = pl.scan_parquet(f"{folder}/documents/**/*.parquet").head(1000).collect()["text"].to_list()
         lengths = [
             len(ids) for ids in ModelTokenizer(Job.model_validate(job_in(folder)).model).encode_data(texts)
         ]
         for repeat in range(repeats):
             job = job_in(folder) | {"output": {"uri": f"{folder}/answers-{repeat}"}}
-            runs.append(run_together(job, num_processes))
+            runs.append(run_together(job, num_processes, free=free))
             assert runs[-1]["documents"] == num_documents
             print(runs[-1], flush=True)
     runs.sort(key=lambda run: run["documents_per_second"])
@@ -134,15 +172,19 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--job", help=argparse.SUPPRESS)
+    options.add_argument("--free", action="store_true", help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.job:
-        run_one(Job.model_validate_json(arguments.job))
+        run_one(Job.model_validate_json(arguments.job), free=arguments.free)
         return
     sizes = []
     for number, size in enumerate(sorted(arguments.documents), 1):
         repeats = arguments.repeats if number < len(arguments.documents) else 1
         sizes.append(measure(size, arguments.processes, repeats))
     alone = measure(sizes[0]["documents"], 1, arguments.repeats)
+    free = measure(
+        sizes[min(1, len(sizes) - 1)]["documents"], arguments.processes, arguments.repeats, free=True
+    )
     growth = sizes[-1]["peak_mib"] / sizes[0]["peak_mib"]
     slowest = min(size["documents_per_second"] for size in sizes)
     write_result(
@@ -150,6 +192,7 @@ def main() -> None:
         {
             "sizes": sizes,
             "one_process": alone,
+            "free_tokeniser": free,
             "documents_per_second": slowest,
             "target_documents_per_second": DOCUMENTS_PER_SECOND,
             "target_memory_growth": MEMORY_GROWTH,

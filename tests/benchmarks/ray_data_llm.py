@@ -1,12 +1,11 @@
-"""What a user of Ray Data would write: one vLLM processor over every question of the job, from Parquet to Parquet.
+"""What a user of Ray Data would write: a vLLM processor over the questions of a job, from Parquet to Parquet.
 
     python ray_data_llm.py ORDER
 
-ORDER holds a pickled `RayOrder`. Its questions are Parquet files with docmill's prompts as token ids, all tasks of a
-document one after the other: Ray Data need not clean, tokenise or order, and its prefix cache is as full as docmill's.
-Answers are written as token ids; decoding is spared too. Of the time, what comes before the first request reaches the
-loaded engine does not count. A program of its own, since Ray starts and ends with it; the last line that it prints is
-a JSON object with its figures.
+ORDER holds a pickled `RayOrder`. Its questions are Parquet files with docmill's prompts as token ids: Ray Data need not
+clean or tokenise. Answers are written as token ids; decoding is spared too. Of each pass, what comes before the first
+request reaches the loaded engine does not count. A program of its own, since Ray starts and ends with it; the last line
+that it prints is a JSON object with its figures.
 """
 
 from __future__ import annotations
@@ -33,10 +32,12 @@ LOGICAL_CPUS = 4  # of Ray's own counting: the engine takes one, and reading and
 
 @dataclass(frozen=True)
 class RayOrder:
-    """`batch_size` rows are handed to the engine's actor at once, `num_batches` such batches at the same time."""
+    """`batch_size` rows are handed to the engine's actor at once, `num_batches` such batches at the same time.
 
-    questions: str
-    answers: str
+    `passes` are folders of questions, and where the answers go: a processor each, one after the other.
+    """
+
+    passes: list[tuple[str, str]]
     model_source: str
     engine_args: dict[str, Any]
     batch_size: int
@@ -45,7 +46,7 @@ class RayOrder:
 
 def write_questions(folder: Path, files: Iterable[Iterable[Request]], table: RequestTable) -> None:
     """A file for each of `files`: the prompts that vLLM is given for its requests, in their order."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number, requests in enumerate(files):
         rows = [
             {
@@ -61,10 +62,10 @@ def write_questions(folder: Path, files: Iterable[Iterable[Request]], table: Req
         pl.DataFrame(rows, schema_overrides=schema).write_parquet(folder / f"questions-{number:04}.parquet")
 
 
-def read_completions(folder: Path, table: RequestTable) -> dict[str, Completion]:
+def read_completions(order: RayOrder, table: RequestTable) -> dict[str, Completion]:
     """By the request's id, of what `write_questions` has put into the same table."""
     found: dict[str, Completion] = {}
-    for row in pl.read_parquet(folder / "*.parquet").to_dicts():
+    for row in _answers(order).to_dicts():
         scored = [
             {
                 int(token_id): SimpleNamespace(logprob=logprob)
@@ -89,6 +90,10 @@ def read_completions(folder: Path, table: RequestTable) -> dict[str, Completion]
         if completion is not None:
             found[completion.request_id] = completion
     return found
+
+
+def _answers(order: RayOrder) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(f"{folder}/*.parquet") for _, folder in order.passes)
 
 
 def sampling_params(row: dict[str, Any]) -> dict[str, Any]:
@@ -141,14 +146,19 @@ def run(order: RayOrder) -> dict[str, Any]:
         log_engine_metrics=False,
     )
     processor = build_processor(config, preprocess=sampling_params, postprocess=answer_row)
-    started = time.time()
-    processor(ray.data.read_parquet(order.questions)).write_parquet(order.answers)
-    ended = time.time()
+    seconds = with_loading = 0.0
+    for questions, folder in order.passes:
+        started = time.time()
+        processor(ray.data.read_parquet(questions)).write_parquet(folder)
+        ended = time.time()
+        first_asked: Any = pl.read_parquet(f"{folder}/*.parquet")["asked_at"].min()
+        seconds += ended - first_asked
+        with_loading += ended - started
     ray.shutdown()
-    answers = pl.read_parquet(f"{order.answers}/*.parquet")
+    answers = _answers(order)
     return {
-        "seconds": ended - answers["asked_at"].min(),  # type: ignore[operator]
-        "seconds_with_loading": ended - started,
+        "seconds": round(seconds, 2),
+        "seconds_with_loading": round(with_loading, 2),
         "prompts": answers.height,
         "prompt_tokens": int(answers["num_input_tokens"].sum()),
         "output_tokens": int(answers["generated_tokens"].list.len().sum()),
