@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -144,6 +144,14 @@ class Ledger:
         content = json.dumps({"worker": worker}).encode()
         return self._create(self._uri("claims", unit_id, f"{number:06d}"), content)
 
+    def claimants(self, claims: Sequence[tuple[str, int]]) -> dict[str, str]:
+        """By unit, the workers that made these claims; without those that are gone."""
+        if all(claim in self._claimants for claim in claims):  # as it is most of the time
+            return {unit_id: self._claimants[unit_id, number] for unit_id, number in claims}
+        with ThreadPoolExecutor(READERS) as readers:
+            workers = readers.map(lambda claim: self.claimant(*claim), claims)
+            return {unit_id: name for (unit_id, _), name in zip(claims, workers, strict=True) if name}
+
     def claimant(self, unit_id: str, number: int) -> str | None:
         """The worker that made a claim; None where it is gone, as all is once another run has finished."""
         key = (unit_id, number)
@@ -201,7 +209,10 @@ class Ledger:
             except TypeError:  # of another version of docmill
                 return None
 
-        with ThreadPoolExecutor(READERS) as readers:
+        names = list(names)
+        if not names:
+            return []
+        with ThreadPoolExecutor(min(READERS, len(names))) as readers:
             return [found for found in readers.map(read, names) if found is not None]
 
     def _read(self, kind: str, *names: str) -> dict[str, Any] | None:

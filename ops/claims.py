@@ -13,12 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import psutil
 
-from docmill.data.ledger import READERS, Beat, Ledger, View, process_is_gone, this_host
+from docmill.data.ledger import Beat, Ledger, View, process_is_gone, this_host
 from docmill.data.plan import Unit
 
 BEATS_A_LEASE = 6
@@ -226,16 +225,13 @@ class Claims:
     def _claimed(self, units: list[Unit], view: View) -> dict[str, Beat]:
         """Units that somebody living works on, with that worker's beat."""
         numbers = [(unit.id, view.claims[unit.id]) for unit in units if unit.id in view.claims]
-        with ThreadPoolExecutor(READERS) as readers:
-            names = readers.map(lambda claim: self.ledger.claimant(*claim), numbers)
-            claimants = {unit_id: name for (unit_id, _), name in zip(numbers, names, strict=True) if name}
-        workers = {worker for worker in claimants.values() if worker in view.beats}
+        claimants = self.ledger.claimants(numbers)
+        others = {worker for worker in claimants.values() if worker in view.beats and worker != self.worker}
         now = view.beats.get(self.worker, max(view.beats.values(), default=0.0))
-        living = {
+        living = {self.worker: self._me} | {
             beat.worker: beat
-            for beat in self.ledger.read_beats(sorted(workers))
-            if beat.worker == self.worker
-            or not (beat.ended or now - view.beats[beat.worker] > self.lease_seconds or process_is_gone(beat))
+            for beat in self.ledger.read_beats(sorted(others))
+            if not (beat.ended or now - view.beats[beat.worker] > self.lease_seconds or process_is_gone(beat))
         }
         return {unit_id: living[worker] for unit_id, worker in claimants.items() if worker in living}
 

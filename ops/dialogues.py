@@ -38,7 +38,7 @@ Key = TypeVar("Key", bound=Hashable)
 Source = Literal["engine", "duplicate", "finished run", "near-duplicate"]
 
 
-# What there is one of for each request or answer is not frozen: that trebles what it takes to make one. Nobody changes it.
+# What there is one of for each request is not frozen: that trebles what it takes to make one. Nobody changes it.
 @dataclass(slots=True)
 class Known:
     """An answer from earlier: of this run's engines, of an equal request of another row, or of a finished run."""
