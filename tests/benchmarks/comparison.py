@@ -2,7 +2,7 @@
 
 `docmill` runs the whole job, Parquet to Parquet, from the loaded model to the manifest. `LLM.generate` gets prompts
 that are made already and writes nothing, see `plain_vllm.py`. Both have the same vLLM, threads, KV cache and batch
-limits: those that were best for `LLM.generate`. The two of a pair run by turns, see `turns.py`.
+limits: those that were best for `LLM.generate`. The two of a pair run by turns, see `turns.py`, or one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 from measuring import spread
 from plain_vllm import PlainOrder, read_answers, write_order
 from reference_job import DAY, KV_CACHE_GIB, TASKS, Question, questions, reference_job, write_documents
-from turns import run_by_turns
+from turns import run_alone, run_by_turns
 
 from docmill.engine.config import EngineConfig
 from docmill.engine.model_files import resolve_model
@@ -90,8 +90,10 @@ class Comparison:
         order = PlainOrder(args, [[question.request for question in call] for call in calls])
         return write_order(self.folder / name, order)
 
-    def pair(self, way: Calls, *, docmill_first: bool) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Figures of both ways, run by turns, and what `compare` says of their answers."""
+    def pair(
+        self, way: Calls, *, docmill_first: bool, by_turns: bool = True
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Figures of both ways, run by turns or one after the other, and what `compare` says of their answers."""
         self._num_runs += 1
         job, plain = self.job(f"answers-{self._num_runs}"), f"plain-{self._num_runs}"
         commands = {
@@ -99,7 +101,10 @@ class Comparison:
             way.__name__: self._plain(way(self.questions), plain),
         }
         names = [*commands] if docmill_first else [*reversed(commands)]
-        figures = run_by_turns({name: commands[name] for name in names})
+        if by_turns:
+            figures = run_by_turns({name: commands[name] for name in names})
+        else:
+            figures = {name: run_alone(commands[name]) for name in names}
         runs = {
             name: {"way": name, "seconds": round(figures[name]["seconds"], 2)}
             | {key: figures[name][key] for key in FIGURES}
@@ -109,7 +114,7 @@ class Comparison:
             print(run, flush=True)
         return runs, compare(self.questions, read_answers(self.folder / plain), job)
 
-    def measure(self, way: Calls, repeats: int) -> dict[str, Any]:
+    def measure(self, way: Calls, repeats: int, *, by_turns: bool = True) -> dict[str, Any]:
         """Tunes, then `repeats` pairs; everything a result has to say of them."""
         if repeats < 2:
             raise SystemExit("--repeats: at least 2, or there is no spread to tell")
@@ -120,7 +125,7 @@ class Comparison:
         ratios: list[float] = []
         answers: list[dict[str, Any]] = []
         for repeat in range(repeats):
-            pair, equal = self.pair(way, docmill_first=repeat % 2 == 1)
+            pair, equal = self.pair(way, docmill_first=repeat % 2 == 1, by_turns=by_turns)
             runs += pair.values()
             answers.append(equal)
             ratios.append(pair[way.__name__]["seconds"] / pair["docmill"]["seconds"])

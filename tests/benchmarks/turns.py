@@ -31,6 +31,17 @@ def timed(work: Callable[[], Mapping[str, Any]]) -> None:
     print(json.dumps(work()), flush=True)
 
 
+def run_alone(command: Sequence[str]) -> dict[str, Any]:
+    """One program's figures and `seconds`, never stopped."""
+    program = _Program(command)
+    try:
+        program.load()
+        program.take_turn(None)
+    finally:
+        program.kill()
+    return program.figures | {"seconds": program.seconds}
+
+
 def run_by_turns(commands: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
     """Each program's figures, with the `seconds` of its turns. The first of the commands begins."""
     programs = {name: _Program(command) for name, command in commands.items()}
@@ -71,12 +82,12 @@ class _Program:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
 
-    def take_turn(self) -> None:
-        """One turn, or what is left of the run."""
+    def take_turn(self, seconds: float | None = TURN_SECONDS) -> None:
+        """One turn, or what is left of the run; None: all of it."""
         assert self.process.stdout is not None
         started = time.perf_counter()
         self._signal(signal.SIGCONT)
-        ready, _, _ = select.select([self.process.stdout], [], [], TURN_SECONDS)
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         self._signal(signal.SIGSTOP)
         self.seconds += time.perf_counter() - started
         if ready:
