@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def main() -> None:
         met=ratio >= TARGET and answers_hold(measured),
         out=arguments.out,
         device=comparison.info.device,
-        engine_versions=comparison.info.versions,
+        engine_versions=comparison.info.versions | {"ray": version("ray")},
     )
 
 
