@@ -36,7 +36,7 @@ test: $(READY) test-servers lint  ## lint and every test that this machine can r
 bench: $(READY) $(if $(filter ray_data,$(NAME)),build/ray-data)  ## one benchmark of tests/benchmarks; JSON in its results/ (NAME=durability BENCH_ARGS="--documents 200")
 	@.venv/bin/python tests/benchmarks/$(or $(filter $(BENCHES),$(NAME)),$(error NAME is one of: $(BENCHES))).py $(BENCH_ARGS)
 
-build/ray-data: requirements/ray-data.txt
+build/ray-data: requirements/ray-data.txt | $(READY)
 	@rm -rf $@ && $(PIP) --no-deps --target $@ -r $<
 
 test-servers:
@@ -55,15 +55,15 @@ lint: $(READY)  ## ruff, mypy and the import contracts
 	@.venv/bin/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
 
 # uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
-UV_COMPILE_ONLY := build/uv/bin/uv pip compile --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
+UV_PIP_COMPILE := build/uv/bin/uv pip compile --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_ARGS)
-UV_COMPILE := $(UV_COMPILE_ONLY) pyproject.toml --override requirements/overrides.txt --extra dev --extra ray
+UV_COMPILE := $(UV_PIP_COMPILE) pyproject.toml --override requirements/overrides.txt --extra dev --extra ray
 
 lock:  ## resolve requirements/*.txt anew (LOCK_ARGS=--upgrade for the newest versions)
 	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip -qq --disable-pip-version-check install uv; }
 	@$(UV_COMPILE) --extra cpu --override requirements/overrides-cpu.txt --config-file requirements/uv-cpu.toml --output-file requirements/cpu.txt
 	@$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
-	@$(UV_COMPILE_ONLY) requirements/ray-data.in --no-deps --constraint requirements/cpu.txt --output-file requirements/ray-data.txt
+	@$(UV_PIP_COMPILE) requirements/ray-data.in --no-deps --constraint requirements/cpu.txt --output-file requirements/ray-data.txt
 	@git --no-pager diff --stat -- requirements
 
 clean:  ## remove everything that a target here made, the environment included

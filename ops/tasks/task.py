@@ -28,7 +28,7 @@ from docmill.ops.prompts import Prompts
 Labels = tuple[tuple[int, ...], ...]
 
 
-@lru_cache(maxsize=4096)  # a job has few of them, and each makes as many objects as it has questions
+@lru_cache(maxsize=4096)  # a job has few, and a million questions with each
 def sampling(max_tokens: int, temperature: float) -> Sampling:
     """Of a question with these settings and no others."""
     return Sampling(max_tokens, temperature)

@@ -66,8 +66,9 @@ class FreeTokenizer(ModelTokenizer):
         """The first tokens tell texts apart, so that equal ones alone are duplicates."""
         found = []
         for text in texts:
-            high, low = divmod(hash(text) % 490_000, 700)
-            found.append([300 + high, 300 + low, *FREE_IDS[: round(len(text) / CHARACTERS_PER_TOKEN)]])
+            number, ids = hash(text), FREE_IDS[: round(len(text) / CHARACTERS_PER_TOKEN)]
+            ids[:3] = [FREE_IDS[number // 700**place % 700] for place in range(3)]
+            found.append(ids)
         return found
 
 

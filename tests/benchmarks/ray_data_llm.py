@@ -66,19 +66,13 @@ def read_completions(order: RayOrder, table: RequestTable) -> dict[str, Completi
     """By the request's id, of what `write_questions` has put into the same table."""
     found: dict[str, Completion] = {}
     for row in _answers(order).to_dicts():
-        scored = [
-            {
-                int(token_id): SimpleNamespace(logprob=logprob)
-                for token_id, logprob in json.loads(step).items()
-            }
-            for step in [row["logprobs"]]
-            if step is not None
-        ]
+        scores = json.loads(row["logprobs"] or "{}")
+        first = {int(token_id): SimpleNamespace(logprob=logprob) for token_id, logprob in scores.items()}
         num_tokens = len(row["generated_tokens"])
         answer = SimpleNamespace(
             token_ids=row["generated_tokens"],
             finish_reason="length" if num_tokens == row["max_tokens"] else "stop",
-            logprobs=scored,
+            logprobs=[first] if first else None,
         )
         output: Any = SimpleNamespace(
             request_id=row["vllm_id"],
