@@ -40,7 +40,7 @@ class EngineConfig(BaseModel):
     )
     max_num_batched_tokens: PositiveInt | None = None
     max_in_flight: PositiveInt | None = (
-        None  # requests handed to the engine ahead of need; None: 4 x max_num_seqs
+        None  # requests in the engine; None: by how full it is, `ops.admission`
     )
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None  # None: 0.9
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # memory for the KV cache on a CPU; None: 1

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import xxhash
 
 from docmill.data.records import NO_USAGE, Usage
+from docmill.engine.steps import NO_STEPS, StepSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class EngineInfo:
     load_seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     max_num_batched_tokens: int | None = None  # tokens computed in one step
+    kv_cache_tokens: int | None = None  # that it has room for
     dtype: str = ""  # of the computation: `auto` is another one on another device
     hardware: str = ""  # the device and what else decides how fast it is, see `hardware`
     settings: Mapping[str, float] = field(default_factory=dict)  # that can be tuned, as they are in effect
@@ -131,6 +133,7 @@ class Load:
     kv_cache_used: float = 0.0  # share of it, by sequences that run
     num_prompt_tokens: int = 0  # computed, so without what the prefix cache had
     num_output_tokens: int = 0
+    steps: StepSums = NO_STEPS  # of those that it has made
 
     def after(self, earlier: Load) -> Load:
         """The same, with what an engine before it has computed."""
@@ -138,6 +141,7 @@ class Load:
             self,
             num_prompt_tokens=earlier.num_prompt_tokens + self.num_prompt_tokens,
             num_output_tokens=earlier.num_output_tokens + self.num_output_tokens,
+            steps=earlier.steps.plus(self.steps),
         )
 
 

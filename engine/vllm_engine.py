@@ -26,6 +26,7 @@ from docmill.engine.hardware import hardware_of
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
+from docmill.engine.steps import StepMeter
 from docmill.engine.tuned import TunedEngine, find_tuned
 from docmill.engine.types import Completion, DeathKind, EngineInfo, Incident, Load, Request, RequestError
 from docmill.engine.vllm_requests import PromptTooLong, RequestTable
@@ -71,6 +72,7 @@ class VllmEngine:
             max_model_len=self._owner.max_model_len,
             max_num_seqs=self._owner.max_num_seqs,
             max_num_batched_tokens=self._owner.max_num_batched_tokens,
+            kv_cache_tokens=self._owner.kv_cache_tokens,
             dtype=self._owner.dtype,
             load_seconds=time.monotonic() - started,
             versions=_versions(),
@@ -147,13 +149,13 @@ class _Owner:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
-        self.max_model_len = self.max_num_seqs = self.max_num_batched_tokens = 0
+        self.max_model_len = self.max_num_seqs = self.max_num_batched_tokens = self.kv_cache_tokens = 0
         self.dtype = ""
         self.num_steps = self.num_tokens_finished = self.num_tokens_unfinished = 0
         self.load = Load()
         self._usage = NO_USAGE  # of finished requests
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
-        self._counted_at = 0.0
+        self._counted_at = self._stepped_at = 0.0
         self._args, self._device = args, device
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
@@ -207,6 +209,9 @@ class _Owner:
         self.dtype = str(engine.vllm_config.model_config.dtype).removeprefix("torch.")
         self.max_num_seqs = engine.vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = engine.vllm_config.scheduler_config.max_num_batched_tokens
+        cache = engine.vllm_config.cache_config
+        self.kv_cache_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+        meter = StepMeter(engine.engine_core.engine_core)
         table = RequestTable(max_model_len=self.max_model_len, end_token_ids=end_token_ids(engine))
         refusals = _refusals()
         self._ready.set()
@@ -228,7 +233,7 @@ class _Owner:
                 for output in engine.step():
                     if output.finished:
                         self._take(table.finish(output))
-                self._count(engine)
+                self._count(engine, meter)
         finally:
             engine.engine_core.shutdown()
 
@@ -237,7 +242,7 @@ class _Owner:
         if not busy:
             self._seconds_busy, self._busy_since = self.busy_seconds, 0.0
         elif not self._busy_since:
-            self._busy_since = time.monotonic()
+            self._busy_since = self._stepped_at = time.monotonic()
 
     def _take(self, completion: Completion | None) -> None:
         if completion is not None:
@@ -245,10 +250,12 @@ class _Owner:
             self.num_tokens_finished = self._usage.num_prompt_tokens + self._usage.num_output_tokens
             self.outbox.put(completion)
 
-    def _count(self, engine: Any) -> None:
+    def _count(self, engine: Any, meter: StepMeter) -> None:
         """Steps at every step; tokens under way once a second, since they take a walk over all requests."""
         self.num_steps += 1
         now, unfinished = time.monotonic(), engine.output_processor.request_states
+        meter.ended(now - self._stepped_at)
+        self._stepped_at = now
         if unfinished and now - self._counted_at < COUNT_SECONDS:
             return
         self._counted_at = now
@@ -266,6 +273,7 @@ class _Owner:
             kv_cache_used=scheduler.kv_cache_manager.usage,
             num_prompt_tokens=usage.num_prompt_tokens - usage.num_cached_tokens + prompt - cached,
             num_output_tokens=usage.num_output_tokens + output,
+            steps=meter.sums,
         )
 
     def _refuse(self, request: Request, error: Exception) -> None:

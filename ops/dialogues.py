@@ -24,6 +24,7 @@ import xxhash
 
 from docmill.data.records import NO_USAGE, Answer, Status, Usage
 from docmill.engine.types import Completion, Engine, Request
+from docmill.ops.admission import Admission
 from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
 from docmill.ops.prompts import Prompts
@@ -121,6 +122,7 @@ class Dialogues(Generic[Key]):
     """Start documents, pump, and collect finished answers. Owned by one thread.
 
     `settings` (`Job.engine_settings`) are in every request's key, since another dtype gives another answer.
+    `max_in_flight`: so many requests in the engine; without it as many as `Admission` finds right.
     """
 
     def __init__(
@@ -129,13 +131,13 @@ class Dialogues(Generic[Key]):
         prompts: Prompts,
         tasks: Mapping[str, Task],
         *,
-        max_in_flight: int,
+        max_in_flight: int | None = None,
         settings: str = "",
     ):
         self.usage = Usage()  # of the engine: replayed completions are not in it
         self.num_answered = 0  # requests, by the engine
         self._engine, self._prompts, self._tasks = engine, prompts, tasks
-        self._max_in_flight = max_in_flight
+        self._admission = Admission(engine, max_in_flight)
         self._engine_key = f"{engine.info.model_fingerprint}|{engine.info.dtype}|{settings}"
         self._ready: deque[tuple[_Running[Key], int, Ask]] = deque()
         self._in_flight: dict[str, _InFlight[Key]] = {}
@@ -160,7 +162,7 @@ class Dialogues(Generic[Key]):
     @property
     def wants_more(self) -> bool:
         """Whether new documents are needed to keep the engine full."""
-        return len(self._ready) < self._max_in_flight
+        return len(self._ready) < self._admission.max_in_flight
 
     def start(
         self,
@@ -191,7 +193,7 @@ class Dialogues(Generic[Key]):
 
     def pump(self) -> None:
         """Hand requests to the engine up to the limit; those whose answer is known are answered at once."""
-        while self._ready and len(self._in_flight) < self._max_in_flight:
+        while self._ready and len(self._in_flight) < self._admission.max_in_flight:
             running, position, ask = self._ready.popleft()
             prompt = self._prompts.render(ask.text, ask.token_ids, ask.instruction)
             request = Request(next(self._ids), prompt, ask.sampling, ask.labels)
@@ -220,7 +222,9 @@ class Dialogues(Generic[Key]):
     def collect(self, timeout_seconds: float) -> list[Finished[Key]]:
         """Answers that are complete; waits up to the timeout for the engine's next completion."""
         if self._in_flight and not self._finished:
-            for completion in self._engine.completions(timeout_seconds):
+            completions = self._engine.completions(timeout_seconds)
+            self._admission.answered(len(completions))
+            for completion in completions:
                 asked = self._in_flight.pop(completion.request_id, None)
                 if asked is not None:
                     self._answered(asked, completion)

@@ -17,6 +17,7 @@ from docmill.engine.labels import LabelTrie
 from docmill.engine.types import Completion
 from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
+from docmill.ops.expected_steps import ExpectedRequest
 from docmill.ops.prompts import Prompts
 from docmill.ops.tasks.task import Ask, Dialogue, Labels, Task, TaskError
 
@@ -50,6 +51,7 @@ class DryRun:
         self, tasks: Mapping[str, Task], prompts: Prompts, lengths: AnswerLengths, *, block_tokens: int
     ):
         self._tasks, self._prompts, self._lengths = tasks, prompts, lengths
+        self.requests: list[ExpectedRequest] = []  # what an engine would answer, in order
         self._block_tokens = block_tokens
         self._filler = prompts.tokenizer.encode_data([FILLER])[0][-1]
         self._warm = False  # the frame before the first document is not in the cache yet
@@ -62,9 +64,11 @@ class DryRun:
         counted: dict[str, Counted] = defaultdict(Counted)
         asked = _Asked()
         open_dialogues: list[tuple[str, Dialogue, list[Ask]]] = []
-        for name, task in self._tasks.items():
-            dialogue = task.ask(chunks, self._prompts)
-            open_dialogues += self._round(name, dialogue, None)
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        for name in sorted(
+            self._tasks, key=lambda name: -self._lengths.expected(name, num_tokens)
+        ):  # as a run
+            open_dialogues += self._round(name, self._tasks[name].ask(chunks, self._prompts), None)
         while open_dialogues:
             name, dialogue, asks = open_dialogues.pop(0)
             completions = [
@@ -106,19 +110,20 @@ class DryRun:
         counted.requests += 1
         expected = min(self._lengths.expected(name, len(ask.token_ids)), float(ask.sampling.max_tokens))
         if ask.labels is None:
-            self._count(counted, num_tokens, shared)
-            counted.output_tokens += expected
+            self._count(name, counted, num_tokens, shared, expected)
             return _completion(ask, (self._filler,) * max(1, round(expected)))
         for prefix in _question_prefixes(ask.labels):
-            self._count(counted, num_tokens + len(prefix), shared)
-            counted.output_tokens += 1
+            self._count(name, counted, num_tokens + len(prefix), shared, 1.0)
             shared = num_tokens
         return _completion(ask, ())
 
-    def _count(self, counted: Counted, num_tokens: int, num_shared: int) -> None:
-        counted.prompt_tokens += num_tokens
+    def _count(self, name: str, counted: Counted, num_tokens: int, num_shared: int, expected: float) -> None:
         # At least one token is computed, or there would be nothing to draw the answer from.
-        counted.cached_tokens += min(num_shared, num_tokens - 1) // self._block_tokens * self._block_tokens
+        num_cached = min(num_shared, num_tokens - 1) // self._block_tokens * self._block_tokens
+        counted.prompt_tokens += num_tokens
+        counted.cached_tokens += num_cached
+        counted.output_tokens += expected
+        self.requests.append(ExpectedRequest(name, num_tokens - num_cached, num_cached, expected))
 
 
 class _Asked:

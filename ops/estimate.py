@@ -2,7 +2,7 @@
 
     shards --every text once--> duplicates, texts that finished runs know
            --at most MAX_COUNTED_ROWS of them tokenised, evenly--> requests, tokens (`dry_run`)
-           --profile: seconds a token, tokens an answer--> hours and money, with a range
+           --profile: what an engine's steps cost, tokens an answer--> hours and money, with a range
 
 No engine is started.
 """
@@ -31,6 +31,7 @@ from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
 from docmill.ops.dry_run import Counted, DryRun
 from docmill.ops.expected import Estimate, Range, TaskEstimate
+from docmill.ops.expected_steps import ExpectedRequest, num_steps, work_by_task
 from docmill.ops.feed import DocumentCutter
 from docmill.ops.job import Job
 from docmill.ops.near_figures import NearDuplicates
@@ -219,6 +220,11 @@ class _Counter:
             block_tokens=block_tokens(job.engine, on_cpu=on_cpu),
         )
 
+    @property
+    def requests(self) -> list[ExpectedRequest]:
+        """What an engine would answer."""
+        return self._dry.requests
+
     def count(
         self, shards: list[Shard], scans: list[Scanned], plan: Plan, sample: Mapping[int, _Row]
     ) -> None:
@@ -273,8 +279,6 @@ def _priced(
     planning_seconds: float,
 ) -> _Priced:
     """What was counted, for all rows, and what it takes."""
-    busy = Range(low=0.0, expected=0.0, high=0.0)
-    weights: dict[str, Range] = {}
     tasks: dict[str, TaskEstimate] = {}
     for name, counted in counter.counted.items():
         reused, near = counter.reused_requests[name], counter.near_duplicate_requests[name]
@@ -288,16 +292,18 @@ def _priced(
             cached_tokens=round(counted.cached_tokens * scale),
             output_tokens=round(counted.output_tokens * scale),
         )
-        if engine is not None:
-            weights[name] = _task_seconds(
-                engine, tasks[name], known=job.settings_hash(name) in profile.lengths
-            )
-            busy = busy.plus(weights[name])
     if engine is None:
         return _Priced(tasks, None, None, None, None, None)
+    unknown = {
+        name
+        for name, task in tasks.items()
+        if task.kind != "classify" and job.settings_hash(name) not in profile.lengths
+    }
+    busy, shares = _busy_seconds(engine, counter.requests, unknown)
+    busy = busy.times(scale)
     engines = _num_engines(job)
     num_rows = counter.num_rows * scale
-    around = planning_seconds + engine.load_seconds + engine.idle_seconds + engine.fixed_seconds
+    around = planning_seconds + engine.load_seconds + engine.fixed_seconds
     around += engine.assembling_seconds_per_document * num_rows
     wall = busy.times(1 / engines).plus(Range(low=around, expected=around, high=around))
     paid, usd_per_hour = wall.times(engines), job.usd_per_hour(engine.device)
@@ -305,9 +311,44 @@ def _priced(
         return _Priced(tasks, busy.expected, wall, paid, None, None)
     usd = paid.times(usd_per_hour / 3600)
     for name, task in tasks.items():
-        share = weights[name].expected / busy.expected if busy.expected else 1 / len(tasks)
-        task.usd = usd.times(share)
+        task.usd = usd.times(shares.get(name, 0.0) if shares else 1 / len(tasks))
     return _Priced(tasks, busy.expected, wall, paid, usd_per_hour, usd)
+
+
+def _busy_seconds(
+    engine: EngineProfile, requests: list[ExpectedRequest], unknown: Collection[str]
+) -> tuple[Range, dict[str, float]]:
+    """What the requests take of one engine, and each task's share of it.
+
+    Answers of tasks that no run has shown may be half or twice as long.
+    """
+
+    def seconds_of(requests: list[ExpectedRequest]) -> dict[str, float]:
+        """By task; a step is paid by the sequences in it."""
+        work, steps = work_by_task(requests), num_steps(requests, engine.limits)
+        num_sequences = sum(task["sequences"] for task in work.values())
+        return {
+            name: engine.costs.seconds({**task, "one": steps * task["sequences"] / num_sequences})
+            for name, task in work.items()
+        }
+
+    expected = seconds_of(requests)
+    total = sum(expected.values())
+    shortest = longest = total
+    if unknown:
+        shortest, longest = (
+            sum(
+                seconds_of(
+                    [
+                        request.answered_longer(factor) if request.task in unknown else request
+                        for request in requests
+                    ]
+                ).values()
+            )
+            for factor in UNKNOWN_LENGTHS
+        )
+    shares = {name: seconds / total for name, seconds in expected.items()} if total else {}
+    return Range(low=shortest * engine.low, expected=total, high=longest * engine.high), shares
 
 
 def _num_engines(job: Job) -> int:
@@ -322,15 +363,3 @@ class _Priced:
     engine_seconds: Range | None
     usd_per_hour: float | None
     usd: Range | None
-
-
-def _task_seconds(engine: EngineProfile, task: TaskEstimate, *, known: bool) -> Range:
-    """Of an engine that is full. Answers that no run has shown may be half or twice as long."""
-    computed = task.prompt_tokens - task.cached_tokens
-    shortest, longest = (1.0, 1.0) if known or task.kind == "classify" else UNKNOWN_LENGTHS
-    seconds = engine.speed.seconds
-    return Range(
-        low=seconds(computed, task.output_tokens * shortest) * engine.speed.low,
-        expected=seconds(computed, task.output_tokens),
-        high=seconds(computed, task.output_tokens * longest) * engine.speed.high,
-    )

@@ -80,7 +80,12 @@ def make_report(
         model_fingerprint=info.model_fingerprint,
         engine=info.name,
         engine_settings=EngineSettings(
-            hardware=info.hardware, settings=dict(info.settings), tuned=dict(info.tuned)
+            hardware=info.hardware,
+            max_num_seqs=info.max_num_seqs,
+            max_num_batched_tokens=info.max_num_batched_tokens,
+            kv_cache_tokens=info.kv_cache_tokens,
+            settings=dict(info.settings),
+            tuned=dict(info.tuned),
         ),
         max_model_len=info.max_model_len,
         plan=ledger.plan.id,
@@ -107,6 +112,9 @@ def make_report(
             num_engines=num_engines,
             full_share=1 - unused / seconds.fed if seconds.fed else 0.0,
         ),
+        step_products=[
+            sum(column) for column in zip(*(figures["step_products"] for figures in here), strict=True)
+        ],
         timeline=[
             TimelinePoint(worker=worker.worker, **point)
             for worker in results

@@ -1,6 +1,6 @@
 """What runs have taught about speed and answer lengths: one JSON file in the output, which every finished run refines.
 
-    engines   by model and settings of the engine: seconds a computed prompt token and a written token take
+    engines   by model and settings of the engine: what its steps cost, and what a run takes around them
     lengths   by a task's settings: tokens that it was expected to write, and has written
 
 Later runs weigh more: what is known counts half as much with every run that adds to it.
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -22,37 +21,28 @@ from pydantic import BaseModel, ConfigDict, Field
 from docmill.data import storage
 from docmill.data.errors import StorageError, StorageNotFound
 from docmill.data.layout import Layout
+from docmill.engine.steps import COLUMNS, NO_STEPS, StepSums
+from docmill.ops.expected_steps import EngineLimits
 from docmill.ops.job import Job
 from docmill.ops.report import PROMPT_TOKENS_PER_OUTPUT_TOKEN, Report, TimelinePoint
+from docmill.ops.step_costs import StepCosts, fit
 
 log = logging.getLogger(__name__)
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 NOTHING_TUNED: Mapping[str, float] = MappingProxyType({})
 FORGET = 0.5  # what was known before counts so much beside a new run
 WRITE_ATTEMPTS = 5
-FULL_SHARE = 0.9  # of the most sequences seen running: points with fewer are not an engine at work
-ROUGH_LOW, ROUGH_TRUST = 0.3, 0.1  # of a speed from a run that never filled the engine
-WINDOW_SECONDS = 3.0  # a point tells of whole prompts, so that shorter windows are mostly noise
+WINDOW_SECONDS = 3.0  # of steps, of which one range is made: shorter ones are mostly noise
+FEWEST_WINDOWS = 5  # fewer have no 10th percentile
+# The same work, run again on the same machine, took this share less or more (measured on a shared CPU): no range is
+# narrower, however even one run was.
+NARROWEST = 0.92, 1.08
+ROUGH_LOW = 0.3  # of costs from a run too short to have been measured step by step
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class EngineSpeed(_Part):
-    """How fast an engine is while it is full, by the shares of prompt and answer in its work."""
-
-    seconds_per_prompt_token: float  # computed, so without cached ones
-    seconds_per_output_token: float
-    # 10th and 90th percentile of what a few seconds of a run took over what these figures say.
-    low: float
-    high: float
-    tokens: float  # that were measured, older ones counting less
-
-    def seconds(self, prompt_tokens: float, output_tokens: float) -> float:
-        """Of one engine, for so many computed and written tokens."""
-        return self.seconds_per_prompt_token * prompt_tokens + self.seconds_per_output_token * output_tokens
 
 
 class EngineProfile(_Part):
@@ -60,15 +50,30 @@ class EngineProfile(_Part):
 
     device: str
     max_model_len: int
-    speed: EngineSpeed
+    max_num_seqs: int
+    max_num_batched_tokens: int | None
+    kv_cache_tokens: int | None
+    costs: StepCosts
+    step_products: list[
+        float
+    ]  # that the costs follow from, older ones counting less; see `engine.steps.StepSums`
+    # 10th and 90th percentile of what a few seconds of a run took over what the costs say.
+    low: float
+    high: float
     load_seconds: float
-    idle_seconds: (
-        float  # of the engine while it was fed: filling and draining it, whatever the size of the job
+    fixed_seconds: (
+        float  # what the steps, loading, planning and assembling do not explain, warming up included
     )
-    fixed_seconds: float  # before and after, without loading, planning and assembling
     assembling_seconds_per_document: float
     measured_at: datetime
     documents: int  # of the last run
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What it computes at once; what an engine did not say limits nothing."""
+        return EngineLimits(
+            self.max_num_seqs, self.max_num_batched_tokens or 2**31, self.kv_cache_tokens or 2**62
+        )
 
 
 class Lengths(_Part):
@@ -115,29 +120,6 @@ def read_profile(job: Job) -> Profile:
     return _read(job.output.uri)[0]
 
 
-def measure_speed(points: Sequence[TimelinePoint]) -> EngineSpeed | None:
-    """From what a run's engines did while they were full; None where that was too short to say anything."""
-    windows = [window for points in _by_worker(points) for window in _windows(points)]
-    if not windows:
-        return None
-    prompt, output = _fit(windows)
-    speed = EngineSpeed(
-        seconds_per_prompt_token=prompt,
-        seconds_per_output_token=output,
-        low=1.0,
-        high=1.0,
-        tokens=sum(prompt_tokens + output_tokens for _, prompt_tokens, output_tokens in windows),
-    )
-    ratios = [
-        seconds / speed.seconds(prompt_tokens, output_tokens)
-        for seconds, prompt_tokens, output_tokens in windows
-    ]
-    if len(ratios) >= 2:
-        deciles = statistics.quantiles(ratios, n=10, method="inclusive")
-        speed.low, speed.high = min(1.0, deciles[0]), max(1.0, deciles[-1])
-    return speed
-
-
 def learn(job: Job, report: Report, lengths: dict[str, tuple[float, float]]) -> None:
     """Add a finished run. Never raises because of the store: the next estimate is a little older at worst."""
     try:
@@ -158,108 +140,71 @@ def _add(profile: Profile, job: Job, report: Report, lengths: dict[str, tuple[fl
             profile.lengths[job.settings_hash(name)] = Lengths(
                 estimated=before.estimated * FORGET + estimated, written=before.written * FORGET + written
             )
-    speed = measure_speed(report.timeline) or _rough_speed(report)
-    if speed is None or not report.documents:
+    sums = StepSums(tuple(report.step_products)) if report.step_products else NO_STEPS
+    own_costs = fit(sums) or _rough_costs(report)
+    if own_costs is None or not report.documents:
         return
     key = engine_key(job, report.model_fingerprint, report.engine_settings.tuned)
-    seconds, idle = report.seconds, report.idle
-    loading, fed = seconds.model_load / report.workers, seconds.fed / report.workers
+    seconds, settings = report.seconds, report.engine_settings
+    explained = sums.of("seconds") or seconds.engine
+    loading = seconds.model_load / report.workers
+    around = seconds.wall - loading - seconds.planning - seconds.assembling
+    low, high = _range(own_costs, report.timeline) if sums.of("one") else (ROUGH_LOW, 1.0)
     new = EngineProfile(
         device=report.machine.device,
         max_model_len=report.max_model_len,
-        speed=speed,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_tokens=settings.kv_cache_tokens,
+        costs=own_costs,
+        step_products=list(sums.products),
+        low=low,
+        high=high,
         load_seconds=loading,
-        idle_seconds=(idle.starved + idle.draining + idle.writing) / report.workers,
-        fixed_seconds=max(0.0, seconds.wall - loading - seconds.planning - seconds.assembling - fed),
+        fixed_seconds=max(0.0, around - explained / report.workers),
         assembling_seconds_per_document=seconds.assembling / report.documents,
         measured_at=report.finished_at,
         documents=report.documents,
     )
     known = profile.engines.get(key)
     if known is not None:
-        new.speed = _mixed(known.speed, speed)
-        for name in ("load_seconds", "idle_seconds", "fixed_seconds", "assembling_seconds_per_document"):
+        for name in ("low", "high", "load_seconds", "fixed_seconds", "assembling_seconds_per_document"):
             setattr(new, name, (FORGET * getattr(known, name) + getattr(new, name)) / (1 + FORGET))
+        sums = sums.plus(StepSums(tuple(known.step_products)), times=FORGET)
+        new.step_products = list(sums.products)
+        new.costs = fit(sums) or own_costs
     profile.engines[key] = new
 
 
-def _rough_speed(report: Report) -> EngineSpeed | None:
-    """Of a run too short for `measure_speed`: what it took in all, in which the engine was not full all the time."""
+def _rough_costs(report: Report) -> StepCosts | None:
+    """Of a run too short to tell its steps apart, in which the engine was not full all the time."""
     prompt = report.computed_tokens.prompt - report.computed_tokens.cached
     output, busy = report.computed_tokens.output, report.seconds.engine
     if busy <= 0 or prompt + output <= 0:
         return None
-    seconds_per_prompt_token = busy / (prompt + PROMPT_TOKENS_PER_OUTPUT_TOKEN * output)
-    return EngineSpeed(
-        seconds_per_prompt_token=seconds_per_prompt_token,
-        seconds_per_output_token=PROMPT_TOKENS_PER_OUTPUT_TOKEN * seconds_per_prompt_token,
-        low=ROUGH_LOW,
-        high=1.0,
-        tokens=ROUGH_TRUST * (prompt + output),
-    )
+    ratio = PROMPT_TOKENS_PER_OUTPUT_TOKEN
+    seconds_per_token = busy / (prompt + ratio * output)
+    return StepCosts(tokens=seconds_per_token, sequences=(ratio - 1) * seconds_per_token)
 
 
-def _mixed(before: EngineSpeed, new: EngineSpeed) -> EngineSpeed:
-    old = before.tokens * FORGET
-    share = new.tokens / (old + new.tokens)
-    mixed = {
-        name: getattr(before, name) * (1 - share) + getattr(new, name) * share
-        for name in EngineSpeed.model_fields
-        if name != "tokens"
-    }
-    return EngineSpeed(**mixed, tokens=old + new.tokens)
-
-
-def _by_worker(points: Iterable[TimelinePoint]) -> list[list[TimelinePoint]]:
-    workers: dict[str, list[TimelinePoint]] = {}
+def _range(costs: StepCosts, points: Iterable[TimelinePoint]) -> tuple[float, float]:
+    """What stretches of a few seconds took over what the costs say: all but the slowest and the quickest tenth."""
+    shares = []
+    by_worker: dict[str, list[float]] = {}  # where its present window began
     for point in points:
-        workers.setdefault(point.worker, []).append(point)
-    return list(workers.values())
-
-
-def _windows(points: list[TimelinePoint]) -> list[tuple[float, float, float]]:
-    """Seconds, prompt and output tokens of stretches of a few seconds in which the engine was full throughout."""
-    most = max(point.num_running for point in points)
-    windows = []
-    first = None
-    for before, after in pairwise(points):
-        full = before.num_waiting > 0 or (most and before.num_running >= FULL_SHARE * most)
-        if not full:
-            first = None
-            continue
-        first = first or before
-        seconds = after.seconds - first.seconds
-        if seconds >= WINDOW_SECONDS:
-            prompt = after.num_prompt_tokens - first.num_prompt_tokens
-            output = after.num_output_tokens - first.num_output_tokens
-            if prompt + output > 0:
-                windows.append((seconds, float(prompt), float(output)))
-            first = None
-    return windows
-
-
-def _fit(windows: list[tuple[float, float, float]]) -> tuple[float, float]:
-    """Seconds a prompt and an output token that explain the windows best, and all of them together exactly.
-
-    Least squares; where prompt and output came in one proportion all the time, nobody can tell them apart, and the
-    usual ratio between them is taken.
-    """
-    seconds = sum(window[0] for window in windows)
-    prompts = sum(window[1] for window in windows)
-    outputs = sum(window[2] for window in windows)
-    pp = sum(window[1] ** 2 for window in windows)
-    oo = sum(window[2] ** 2 for window in windows)
-    po = sum(window[1] * window[2] for window in windows)
-    sp = sum(window[0] * window[1] for window in windows)
-    so = sum(window[0] * window[2] for window in windows)
-    determinant = pp * oo - po * po
-    prompt, output = 1.0, float(PROMPT_TOKENS_PER_OUTPUT_TOKEN)
-    if len(windows) >= 4 and determinant > 0.01 * pp * oo:
-        fitted = (sp * oo - so * po) / determinant, (so * pp - sp * po) / determinant
-        if min(fitted) > 0:
-            prompt, output = fitted
-    scale = seconds / (prompt * prompts + output * outputs)
-    return prompt * scale, output * scale
+        began = by_worker.setdefault(point.worker, point.steps)
+        window = {
+            name: after - before for name, before, after in zip(COLUMNS, began, point.steps, strict=True)
+        }
+        if window["seconds"] >= WINDOW_SECONDS:
+            by_worker[point.worker] = point.steps
+            if expected := costs.seconds(window):
+                shares.append(window["seconds"] / expected)
+    low, high = NARROWEST
+    if len(shares) >= FEWEST_WINDOWS:
+        deciles = statistics.quantiles(shares, n=10, method="inclusive")
+        low, high = min(low, deciles[0]), max(high, deciles[-1])
+    return low, high
 
 
 def _read(output_uri: str) -> tuple[Profile, str | None]:

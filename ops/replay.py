@@ -147,9 +147,8 @@ def _ask(
     cutter = DocumentCutter(
         job, tokenizer, max_chunk_tokens(job, prompts, engine.info.max_model_len), Stages()
     )
-    max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
     dialogues: Dialogues[Row] = Dialogues(
-        engine, prompts, job.tasks, max_in_flight=max_in_flight, settings=job.engine_settings
+        engine, prompts, job.tasks, max_in_flight=job.engine.max_in_flight, settings=job.engine_settings
     )
     wanted: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for letter in letters:

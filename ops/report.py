@@ -117,6 +117,7 @@ class TimelinePoint(_Figures):
     kv_cache_used: float  # share
     num_prompt_tokens: int  # without what the prefix cache had
     num_output_tokens: int
+    steps: list[float] = Field(default_factory=list)  # sums so far of `engine.steps.COLUMNS`
 
 
 class Rates(_Figures):
@@ -155,6 +156,9 @@ class EngineSettings(_Figures):
     """What the engine ran with, of that which decides how fast it is; of several workers the first one's."""
 
     hardware: str = ""  # see `engine.hardware`
+    max_num_seqs: int = 0
+    max_num_batched_tokens: int | None = None
+    kv_cache_tokens: int | None = None
     settings: dict[str, int | float] = Field(default_factory=dict)
     tuned: dict[str, int | float] = Field(default_factory=dict)  # of them, from `docmill tune`
 
@@ -201,6 +205,9 @@ class Report(_Figures):
     seconds: Seconds
     idle: Idle = Field(default_factory=Idle)
     rates: Rates
+    step_products: list[float] = Field(
+        default_factory=list
+    )  # of all engines' steps, see `engine.steps.StepSums`
     timeline: list[TimelinePoint] = Field(default_factory=list)
     cost: Cost
     near_duplicates: NearDuplicates | None = None  # where the job asks for them

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from docmill.engine.steps import COLUMNS
 from docmill.engine.types import Engine
 
 IdleCause = Literal["starved", "draining", "writing"]
@@ -27,6 +28,7 @@ class _Point:
     kv_cache_used: float
     num_prompt_tokens: int  # computed since the timeline began
     num_output_tokens: int
+    steps: tuple[float, ...]  # sums of `engine.steps.COLUMNS` since the timeline began
 
 
 class Timeline:
@@ -52,6 +54,7 @@ class Timeline:
         if self._points and seconds - self._points[-1].seconds < self._point_seconds:
             return
         load = engine.load
+        steps = load.steps.plus(self._before.steps, times=-1)
         self._points.append(
             _Point(
                 round(seconds, 2),
@@ -60,6 +63,7 @@ class Timeline:
                 round(load.kv_cache_used, 4),
                 load.num_prompt_tokens - self._before.num_prompt_tokens,
                 load.num_output_tokens - self._before.num_output_tokens,
+                tuple(round(steps.of(column), 3) for column in COLUMNS),
             )
         )
         if len(self._points) > MAX_POINTS:

@@ -1,7 +1,7 @@
 """Answers in, parts out: the rows of each unit in the order of its shard, written when the last one is there.
 
-Answers come in any order. What waits for a slow document is bounded by `MAX_OPEN_ROWS`, on which the worker stops
-taking new documents. A part is an Arrow file; `ops.assembling` makes the output files of the parts.
+Answers come in any order. What waits for a slow document, or to be written, is bounded by `MAX_OPEN_ROWS`, on which
+the worker stops taking new documents. A part is an Arrow file; `ops.assembling` makes the output files of the parts.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ class _OpenUnit:
     read_to_end: bool = False
     ended: bool = False
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that were opened."""
+        return sum(batch.carried.num_rows for batch in self.batches)
+
 
 class UnitAnswers:
     """The units that one worker has open."""
@@ -99,6 +104,8 @@ class UnitAnswers:
         self._near_duplicates = near_duplicates
         self._units: dict[int, _OpenUnit] = {}  # by the identity of what is held
         self._num_open_rows = self._num_open_answers = 0
+        # Of units that are complete: handed to the writer, and by its thread, written.
+        self._num_rows_closed = self._num_rows_let_go = 0
 
     @property
     def num_rows_done(self) -> int:
@@ -108,7 +115,7 @@ class UnitAnswers:
     @property
     def has_room(self) -> bool:
         """Whether more rows may be opened."""
-        return self._num_open_rows < MAX_OPEN_ROWS
+        return self._num_open_rows + self._num_rows_closed - self._num_rows_let_go < MAX_OPEN_ROWS
 
     def open_unit(self, event: UnitOpened) -> None:
         """Begin a unit with what earlier workers knew of it."""
@@ -209,14 +216,16 @@ class UnitAnswers:
             return
         self.num_rows_written += unit.held.unit.num_rows
         unit.book.forget()
+        self._num_rows_closed += unit.num_rows
         self._writer.submit(partial(self._write, unit))
 
     def _close(self, unit: _OpenUnit) -> None:
         unit.ended = True
         del self._units[id(unit.held)]
-        for batch in unit.batches:
-            self._num_open_rows -= batch.carried.num_rows
-            self._num_open_answers -= batch.carried.num_rows * len(self._tasks) - batch.num_missing
+        self._num_open_rows -= unit.num_rows
+        self._num_open_answers -= unit.num_rows * len(self._tasks) - sum(
+            batch.num_missing for batch in unit.batches
+        )
 
     def _write(self, unit: _OpenUnit) -> None:
         """On the writer's thread: the parts, then the mark that makes them count."""
@@ -264,6 +273,7 @@ class UnitAnswers:
             "tasks": {name: report.model_dump() for name, report in reports.items()},
         }
         self._mark(unit.held, Done(covered.id, self._claims.worker, parts, figures))
+        self._num_rows_let_go += unit.num_rows
 
     def _mark(self, held: Held, done: Done) -> None:
         self._claims.finishing(done.unit_id)

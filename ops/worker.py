@@ -16,11 +16,11 @@ import time
 import uuid
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from docmill.data.layout import Layout
-from docmill.data.ledger import Beat, Ledger
+from docmill.data.ledger import Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
 from docmill.data.records import Answer, Partition, Shard, Status
@@ -45,13 +45,14 @@ from docmill.ops.feed import (
     read_units,
 )
 from docmill.ops.job import Job
-from docmill.ops.progress import OnProgress, Progress, ignore_progress
+from docmill.ops.progress import OnProgress, ignore_progress
 from docmill.ops.prompts import Prompts
 from docmill.ops.segment_writer import DocumentBook, SegmentWriter
 from docmill.ops.stages import Stages
 from docmill.ops.timeline import IdleCause, Timeline
 from docmill.ops.tuned_engines import read_tuned
 from docmill.ops.unit_answers import Place, UnitAnswers
+from docmill.ops.worker_figures import WorkerFigures
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,6 @@ SMALLEST_CHUNK_TOKENS = 16
 NUM_BATCHES_AHEAD = 4
 POLL_SECONDS = 0.1
 WRITING_POLL_SECONDS = 0.02  # at the end, while only the writer has something to do
-PROGRESS_SECONDS = 0.5
 MAX_WRITES_WAITING = (
     32  # for a store slower than the engine: then no new documents, or memory would fill with answers
 )
@@ -114,19 +114,17 @@ class _Worker:
         tokenizer: ModelTokenizer | None,
         on_progress: OnProgress,
     ):
-        self.order, self.context, self.on_progress = order, context, on_progress
+        self.order, self.context = order, context
         self.name = f"{context.name}-{uuid.uuid4().hex[:6]}"  # a process may run several times
         self.job = order.job
         self.tasks = {name: order.job.tasks[name] for name in order.tasks}
         self.layout = Layout(order.job.output.uri, order.partition)
         self.ledger = Ledger(self.layout, order.plan)
         self.stages = Stages()
-        self.started = self.shown = time.monotonic()
+        self.figures = WorkerFigures(self.stages, on_progress, num_documents=order.plan.num_documents)
         self.engine, self.tokenizer = engine, tokenizer
-        self.busy_before, self.tokens_before = 0.0, 0
         self.dialogues: Dialogues[Place] | None = None
         self.answers: UnitAnswers | None = None
-        self.writer: SegmentWriter | None = None
         self.timeline: Timeline | None = None
         self.claims: Claims
         self.cutter: DocumentCutter  # of this thread; the feed has its own
@@ -139,7 +137,7 @@ class _Worker:
         stop = threading.Event()
         with ExitStack() as stack:
             stack.enter_context(rare_garbage_collection())
-            self._show("loading model", now=True)
+            self.figures.show("loading model", now=True)
             with self.stages.measure("model_load"):
                 started: StartedEngine | None = None
                 if self.engine is None:
@@ -152,7 +150,7 @@ class _Worker:
                     self.engine = started
             assert self.engine is not None
             engine = self.engine
-            self.busy_before, self.tokens_before = engine.busy_seconds, engine.num_tokens
+            self.figures.loaded(engine)
             prompts = Prompts(tokenizer, job.system_prompt)
             most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info.max_model_len)
             claims = stack.enter_context(
@@ -160,7 +158,7 @@ class _Worker:
                     self.ledger,
                     self.name,
                     lease_seconds=job.ledger.lease_seconds,
-                    figures=self._figures,
+                    figures=self.figures.beat,
                     committed=self._committed,
                 )
             )
@@ -172,8 +170,8 @@ class _Worker:
                     num_answers=job.ledger.segment_answers,
                 )
             )
-            self.writer = writer
-            self.answers = UnitAnswers(
+            self.figures.writer = writer
+            self.answers = self.figures.answers = UnitAnswers(
                 self.ledger,
                 claims,
                 writer,
@@ -184,9 +182,12 @@ class _Worker:
                 reused=order.reused,
                 near_duplicates=job.takes_answers_of_near_duplicates,
             )
-            max_in_flight = job.engine.max_in_flight or 4 * engine.info.max_num_seqs
-            self.dialogues = Dialogues(
-                engine, prompts, self.tasks, max_in_flight=max_in_flight, settings=job.engine_settings
+            self.dialogues = self.figures.dialogues = Dialogues(
+                engine,
+                prompts,
+                self.tasks,
+                max_in_flight=job.engine.max_in_flight,
+                settings=job.engine_settings,
             )
             self.cutter = DocumentCutter(job, tokenizer, most_chunk_tokens, Stages())
             events = read_units(
@@ -206,14 +207,12 @@ class _Worker:
             stack.callback(
                 self._end_feed, stop, claims
             )  # before the feed is left: it may be waiting for others
-            self.claims = claims
-            self.timeline = Timeline(engine)
+            self.claims = self.figures.claims = claims
+            self.timeline = self.figures.timeline = Timeline(engine)
             stopped = self._work(feed, claims, writer)
-        seconds = time.monotonic() - self.started
         log.info("job=%s partition=%s worker=%s stopped=%s seconds=%.1f",
-                 job.name, order.partition, self.name, stopped, seconds)  # fmt: skip
-        figures = self._figures_now() | {"timeline": self.timeline.points()}  # too long for every beat
-        return WorkerResult(self.name, stopped, self.answers.num_rows_written, figures)
+                 job.name, order.partition, self.name, stopped, self.figures.seconds)  # fmt: skip
+        return WorkerResult(self.name, stopped, self.answers.num_rows_written, self.figures.at_the_end())
 
     def _wait_for(self, started: StartedEngine) -> bool:
         """Whether it has loaded; False where the worker is asked to stop meanwhile: a large model takes minutes."""
@@ -262,8 +261,8 @@ class _Worker:
                 time.sleep(WRITING_POLL_SECONDS)
             answers.drop_lost()
             writer.write_if_due()
-            self._show("running")
-        self._show("running", now=True)
+            self.figures.show("running")
+        self.figures.show("running", now=True)
         return False
 
     def _idle_cause(self, feed: Ahead[Event], writer: SegmentWriter) -> IdleCause:
@@ -336,64 +335,6 @@ class _Worker:
         deadline = time.monotonic() + DRAIN_SECONDS
         while self.dialogues.num_in_flight and time.monotonic() < deadline:
             self._collect(POLL_SECONDS)
-
-    def _figures(self, beat: Beat) -> Beat:
-        usage = self.dialogues.usage if self.dialogues is not None else None
-        return replace(
-            beat,
-            num_rows_done=self.answers.num_rows_done if self.answers is not None else 0,
-            num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
-            num_output_tokens=usage.num_output_tokens if usage else 0,
-            seconds=time.monotonic() - self.started,
-            figures=self._figures_now(),
-        )
-
-    def _figures_now(self) -> dict[str, Any]:
-        """For the report: what ran, for how long, what happened to it."""
-        engine, dialogues = self.engine, self.dialogues
-        if engine is None or dialogues is None:
-            return {}
-        seconds = dict(self.stages.seconds) | {"engine": engine.busy_seconds - self.busy_before}
-        if self.timeline is not None:
-            seconds["fed"] = self.timeline.seconds
-        if self.writer is not None:
-            seconds["write"] = self.writer.seconds
-        usage = dialogues.usage
-        return {
-            "engine": asdict(engine.info),
-            "seconds": seconds,
-            "engine_tokens": engine.num_tokens - self.tokens_before,  # those lost with an engine included
-            "requests": dialogues.num_answered,
-            "answers": self.answers.num_answers if self.answers is not None else 0,
-            "failed": self.answers.num_failed if self.answers is not None else 0,
-            "tokens": {
-                "prompt": usage.num_prompt_tokens,
-                "cached": usage.num_cached_tokens,
-                "output": usage.num_output_tokens,
-            },
-            "lengths": dialogues.lengths.learned(),
-            "idle": dict(self.timeline.idle) if self.timeline is not None else {},
-            "incidents": [
-                asdict(incident) | {"at": incident.at.isoformat()} for incident in engine.incidents
-            ],
-        }
-
-    def _show(self, stage: str, *, now: bool = False) -> None:
-        if not now and time.monotonic() - self.shown < PROGRESS_SECONDS:
-            return
-        self.shown = time.monotonic()
-        num_done = self.claims.num_rows_elsewhere if self.answers is not None else 0
-        usage = self.dialogues.usage if self.dialogues is not None else None
-        self.on_progress(
-            Progress(
-                stage=stage,
-                num_documents_done=num_done + (self.answers.num_rows_done if self.answers is not None else 0),
-                num_documents_total=self.order.plan.num_documents if self.answers is not None else None,
-                num_output_tokens=usage.num_output_tokens if usage else 0,
-                num_prompt_tokens=usage.num_prompt_tokens if usage else 0,
-                seconds=max(0.0, self.shown - self.started - self.stages.seconds["model_load"]),
-            )
-        )
 
 
 def max_chunk_tokens(job: Job, prompts: Prompts, max_model_len: int) -> int:

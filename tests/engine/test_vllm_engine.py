@@ -12,6 +12,7 @@ from docmill.engine.errors import EngineConfigError, ModelError
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Completion, Engine, Request, Sampling
 from docmill.engine.vllm_engine import VllmEngine
+from docmill.ops.expected_steps import EngineLimits, ExpectedRequest, num_steps, work_by_task
 from docmill.ops.prompts import Prompts
 
 pytestmark = pytest.mark.vllm
@@ -189,3 +190,46 @@ def test_its_load_tells_what_it_computes_and_what_waits(vllm_engine: VllmEngine)
     computed = sum(usage.num_prompt_tokens - usage.num_cached_tokens for usage in usages)
     assert load.num_prompt_tokens - before.num_prompt_tokens == computed
     assert load.num_output_tokens - before.num_output_tokens == sum(u.num_output_tokens for u in usages)
+
+
+def test_steps_hold_what_was_expected_of_them(
+    vllm_engine: VllmEngine, demo_tokenizer: ModelTokenizer
+) -> None:
+    """What `docmill plan` takes for the work of these requests is what vLLM notes of it, step by step."""
+    info, before, first_step = vllm_engine.info, vllm_engine.load.steps, vllm_engine.num_steps
+    texts = [
+        f"Bestellung {number}. " + "Die Lampe ist beschädigt angekommen. " * (number % 40)
+        for number in range(200)
+    ]
+    prompts = [list(ids) for ids in demo_tokenizer.encode_data(texts)]
+    lengths = [1 + number % 7 for number in range(200)]
+    found = answers(
+        vllm_engine,
+        [
+            Request(str(number), ids, Sampling(length))
+            for number, (ids, length) in enumerate(zip(prompts, lengths, strict=True))
+        ],
+    )
+    usages = [found[str(number)].usage for number in range(200)]
+    expected = [
+        ExpectedRequest(
+            "t",
+            usage.num_prompt_tokens - usage.num_cached_tokens,
+            usage.num_cached_tokens,
+            usage.num_output_tokens,
+        )
+        for usage in usages
+    ]
+    noted = vllm_engine.load.steps.plus(before, times=-1)
+    work = work_by_task(expected)["t"]
+    assert noted.of("tokens") == work["tokens"]
+    assert noted.of("context") == work["context"]
+    assert noted.of("pairs") == pytest.approx(work["pairs"], rel=0.05)  # prompts that were cut in two
+    assert noted.of("sequences") == pytest.approx(work["sequences"], rel=0.05)
+    assert info.max_num_batched_tokens is not None
+    assert info.kv_cache_tokens is not None
+    limits = EngineLimits(info.max_num_seqs, info.max_num_batched_tokens, info.kv_cache_tokens)
+    steps = vllm_engine.num_steps - first_step
+    assert noted.of("one") == steps
+    assert steps == pytest.approx(num_steps(expected, limits), rel=0.1, abs=2)
+    assert 0 < noted.of("seconds") <= vllm_engine.busy_seconds

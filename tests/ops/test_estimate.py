@@ -13,8 +13,7 @@ from docmill.ops import estimate as estimates
 from docmill.ops.estimate import estimate_partition
 from docmill.ops.expected import Estimate, Range
 from docmill.ops.probe import probe
-from docmill.ops.profile import measure_speed, read_profile
-from docmill.ops.report import TimelinePoint
+from docmill.ops.profile import read_profile
 
 DAY = "2026-11-20"
 TASKS = ["translations", "classifications", "summaries"]
@@ -27,17 +26,6 @@ def estimate(folder: Any, **changes: Any) -> Estimate:
 
 def texts(number: int) -> list[str]:
     return [f"Text {n}. " + "The lamp of the last order is broken. " * (n % 7) for n in range(number)]
-
-
-def points(*rows: tuple[float, int, int, int]) -> list[TimelinePoint]:
-    """Seconds, waiting, prompt and output tokens so far."""
-    return [
-        TimelinePoint(
-            worker="w", seconds=seconds, num_running=8, num_waiting=waiting, kv_cache_used=0.5,
-            num_prompt_tokens=prompt, num_output_tokens=output,
-        )
-        for seconds, waiting, prompt, output in rows
-    ]  # fmt: skip
 
 
 def test_it_counts_what_a_run_then_asks(folder: Any) -> None:
@@ -116,41 +104,6 @@ def test_the_estimate_is_left_for_the_report(folder: Any) -> None:
     assert folder.run().estimate == found
     folder.write("b", texts(5))  # another plan
     assert folder.run().estimate is None
-
-
-def test_speed_is_that_of_the_full_engine_alone() -> None:
-    """1 ms a prompt token, 5 ms an output token; the last stretch, with nothing waiting and few running, is slower."""
-    rows = [(0.0, 9, 0, 0)]
-    for prompt, output in [(4000, 400), (1000, 900), (5000, 100), (3000, 700)] * 2:
-        seconds, _, prompts, outputs = rows[-1]
-        rows.append((seconds + prompt * 0.001 + output * 0.005, 9, prompts + prompt, outputs + output))
-    full = points(*rows)
-    last = full[-1]
-    tail = [
-        last.model_copy(
-            update={
-                "seconds": last.seconds + n,
-                "num_waiting": 0,
-                "num_running": 1,
-                "num_output_tokens": last.num_output_tokens + n,
-            }
-        )
-        for n in range(1, 30)
-    ]  # fmt: skip
-    speed = measure_speed([*full, *tail])
-    assert speed is not None
-    assert speed.seconds_per_prompt_token == pytest.approx(0.001, rel=0.05)
-    assert speed.seconds_per_output_token == pytest.approx(0.005, rel=0.05)
-    assert measure_speed([]) is None
-    assert measure_speed(points((0.0, 9, 0, 0), (1.0, 9, 100, 10))) is None, "too short to say anything"
-
-
-def test_one_proportion_of_tokens_is_split_by_the_usual_ratio() -> None:
-    rows = [(6.0 * n, 9, 4000 * n, 500 * n) for n in range(8)]
-    speed = measure_speed(points(*rows))
-    assert speed is not None
-    assert speed.seconds(4000, 500) == pytest.approx(6.0)
-    assert speed.seconds_per_output_token == pytest.approx(4 * speed.seconds_per_prompt_token)
 
 
 def test_ranges_add_and_scale() -> None:

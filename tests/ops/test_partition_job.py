@@ -20,16 +20,18 @@ import pytest
 from docmill.data import storage
 from docmill.data.errors import StorageError
 from docmill.data.layout import Layout, answers_glob
-from docmill.data.ledger import Beat, Ledger
+from docmill.data.ledger import Beat, Done, Ledger
 from docmill.data.records import Usage
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request
 from docmill.ops import planning, unit_answers
 from docmill.ops.errors import JobError, NoShards
+from docmill.ops.feed import BATCH_ROWS, BatchReady
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.progress import Progress
+from docmill.ops.unit_answers import UnitAnswers
 
 TASKS = ["translations", "classifications", "summaries"]
 
@@ -364,6 +366,37 @@ def test_a_slow_document_holds_back_its_unit_alone(
     assert engine.units_done_before_the_slow_one >= 5000 // 400 - 1
     assert report.idle.draining > 0.8, "nothing was left to ask while the last answer was waited for"
     assert [row["doc_id"] for row in folder.rows("translations", "a")] == [f"a-{n}" for n in range(5001)]
+
+
+def test_a_slow_store_holds_back_new_rows(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that wait to be written are in memory too."""
+    monkeypatch.setattr(unit_answers, "MAX_OPEN_ROWS", 600)
+    monkeypatch.setattr(planning, "MAX_UNIT_ROWS", 200)
+    put, open_batch, finish = storage.put_bytes, UnitAnswers.open_batch, Ledger.finish
+    num_opened = num_written = most_held = 0
+
+    def put_slowly(uri: str, content: bytes) -> None:
+        time.sleep(0.05 if uri.endswith(".arrow") else 0)
+        put(uri, content)
+
+    def open_counted(answers: UnitAnswers, event: BatchReady) -> Any:
+        nonlocal num_opened, most_held
+        num_opened += len(event.rows)
+        most_held = max(most_held, num_opened - num_written)
+        return open_batch(answers, event)
+
+    def finish_counted(ledger: Ledger, done: Done) -> bool:
+        nonlocal num_written
+        num_written += done.figures["rows"]
+        return finish(ledger, done)
+
+    monkeypatch.setattr(storage, "put_bytes", put_slowly)
+    monkeypatch.setattr(UnitAnswers, "open_batch", open_counted)
+    monkeypatch.setattr(Ledger, "finish", finish_counted)
+    folder.write("a", [f"Text {number}" for number in range(4000)])
+    report = folder.run(tasks=["translations"])
+    assert report.tasks["translations"].counts.ok == num_written == 4000
+    assert 300 < most_held <= 600 + BATCH_ROWS
 
 
 class SlowForOne:

@@ -14,8 +14,10 @@ import yaml
 from docmill.data import storage
 from docmill.data.layout import Layout
 from docmill.engine.model_files import fingerprint, resolve_model
+from docmill.engine.steps import NO_STEPS
 from docmill.ops.job import Job
-from docmill.ops.profile import EngineProfile, EngineSpeed, Profile, engine_key
+from docmill.ops.profile import EngineProfile, Profile, engine_key
+from docmill.ops.step_costs import StepCosts
 from docmill.pipelines.job_files import load_job
 
 DAY = "2026-11-20"
@@ -24,19 +26,17 @@ Cli = Any
 
 
 def priced(path: Path) -> Job:
-    """The job, with a profile as if it had run before: 1 ms a prompt token, 5 ms a written one, 7 s to load."""
+    """The job, with a profile as if it had run before: 1 ms a token, 4 ms a sequence and step, 7 s to load."""
     job = load_job(str(path))
     model_fingerprint = (
         job.engine.kind
         if job.engine.kind == "fake"
         else fingerprint(resolve_model(job.model), job.model.revision)
     )
-    speed = EngineSpeed(
-        seconds_per_prompt_token=0.001, seconds_per_output_token=0.005, low=0.9, high=1.2, tokens=1e5
-    )
     engine = EngineProfile(
-        device="cpu", max_model_len=2048, speed=speed, load_seconds=6.0, idle_seconds=0.75, fixed_seconds=0.25,
-        assembling_seconds_per_document=0.0,
+        device="cpu", max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=None, kv_cache_tokens=None,
+        costs=StepCosts(one=0.002, tokens=0.001, sequences=0.004), step_products=list(NO_STEPS.products),
+        low=0.9, high=1.2, load_seconds=6.0, fixed_seconds=1.0, assembling_seconds_per_document=0.0,
         measured_at=datetime(2026, 11, 1, tzinfo=UTC), documents=100,
     )  # fmt: skip
     profile = Profile(engines={engine_key(job, model_fingerprint): engine})
@@ -52,10 +52,11 @@ def test_it_prices_a_partition_by_what_runs_have_shown(write_job: WriteJob, cli:
         name: sum(task[name] for task in found["tasks"].values())
         for name in ("prompt_tokens", "cached_tokens", "output_tokens")
     }
-    busy = (tokens["prompt_tokens"] - tokens["cached_tokens"]) * 0.001 + tokens["output_tokens"] * 0.005
-    assert found["wall_seconds"]["expected"] == pytest.approx(
-        7.0 + busy, abs=0.5
-    )  # and the time of reading it
+    asked = sum(task["requests"] - task["duplicate_requests"] for task in found["tasks"].values())
+    computed = tokens["prompt_tokens"] - tokens["cached_tokens"] + tokens["output_tokens"] - asked
+    busy = computed * 0.001 + tokens["output_tokens"] * 0.004
+    # Also the time of reading it, and of the steps themselves: all that is asked runs together.
+    assert found["wall_seconds"]["expected"] == pytest.approx(7.0 + busy, abs=0.5)
     assert found["usd"]["expected"] == pytest.approx(found["wall_seconds"]["expected"] * 0.001)
     shares = [task["usd"]["expected"] for task in found["tasks"].values()]
     assert sum(shares) == pytest.approx(found["usd"]["expected"])
