@@ -6,9 +6,11 @@ Done by the run that finds all units done. A file of a shard that could not be u
 from __future__ import annotations
 
 import io
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -23,12 +25,13 @@ from docmill.data.ledger import Done, Ledger
 from docmill.data.manifest import AnswerFile
 from docmill.data.plan import PlannedShard, Unit
 from docmill.data.schemas import JOB_KEY
-from docmill.data.shards import ShardWriter
+from docmill.data.shards import ROWS_PER_GROUP, ShardWriter
 from docmill.ops.report import FailedShard, TaskReport
 from docmill.ops.tasks.task import Task
 from docmill.ops.unit_answers import DEAD_LETTERS
 
-SHARDS_AT_ONCE = 4
+SHARDS_AT_ONCE = 8  # a store takes its time for each of their files
+ROWS_AT_ONCE = 2 * ROWS_PER_GROUP  # of them all: each file under way holds a row group in memory
 
 
 @dataclass
@@ -72,6 +75,8 @@ def assemble(
     assembled.files = {name: [] for name in tasks}
     letters: list[DeadLetter] = []
 
+    room = _Room(ROWS_AT_ONCE)
+
     def write(shard: PlannedShard) -> tuple[PlannedShard, list[Done]]:
         units = sorted(by_shard[shard.name], key=lambda unit: unit.first_row)
         marks = _marks(ledger, units) if shard.error is None else []
@@ -79,7 +84,8 @@ def assemble(
             for name in tasks:
                 if overtaken():
                     raise Overtaken
-                _write_file(ledger.layout.answers(name, shard.name), name, marks, shard)
+                with room.take(min(shard.num_rows, ROWS_PER_GROUP)):
+                    _write_file(ledger.layout.answers(name, shard.name), name, marks, shard)
         return shard, marks
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
@@ -105,6 +111,27 @@ def assemble(
     )
     assembled.num_dead_letters = len(letters)
     return assembled
+
+
+class _Room:
+    """Lets in so many rows at a time, whoever comes with them."""
+
+    def __init__(self, num_rows: int):
+        self._num_free = num_rows
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, num_rows: int) -> Iterator[None]:
+        """Waits until there is room for these."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_free >= num_rows)
+            self._num_free -= num_rows
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_free += num_rows
+                self._changed.notify_all()
 
 
 def reopen(ledger: Ledger, found: PartsGone) -> None:

@@ -137,6 +137,8 @@ def run_partition(
                 assembled = assemble(ledger, chosen, overtaken=overtaken)
                 remove_stale(layout, job.name, chosen, plan.shards, overtaken=overtaken)
         except Overtaken:
+            if committed():
+                return _end(ledger, job)
             continue
         except PartsGone as error:
             if committed():
@@ -165,6 +167,8 @@ def run_partition(
             log.info("job=%s partition=%s documents=%d seconds=%.1f",
                      job.name, partition, report.documents, report.seconds.wall)  # fmt: skip
             return report
+        if committed():
+            return _end(ledger, job)
     raise Stopped(f"the source or the output were changed by others {MAX_ROUNDS} times meanwhile", 0)
 
 

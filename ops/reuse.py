@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES_HELD = 128 << 20
+MAX_BYTES_HELD = 32 << 20
 WRITERS = 8
 MARK = "found.json"
 

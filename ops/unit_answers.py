@@ -77,6 +77,11 @@ class _OpenUnit:
         """Rows that were opened."""
         return sum(batch.carried.num_rows for batch in self.batches)
 
+    def let_go(self) -> None:
+        """Forget the answers. Unit and batches hold each other, and the collector comes rarely (`engine.garbage`)."""
+        self.batches.clear()
+        self.failed.clear()
+
 
 class UnitAnswers:
     """The units that one worker has open."""
@@ -198,6 +203,7 @@ class UnitAnswers:
         unit = self._units.get(id(event.held))
         if unit is not None:
             self._close(unit)
+            unit.let_go()
         if event.held.lost:
             return
         done = Done(event.held.unit.id, self._claims.worker, {}, {}, error=str(event.error))
@@ -207,12 +213,14 @@ class UnitAnswers:
         """Give up units that other workers have taken over."""
         for unit in [unit for unit in self._units.values() if unit.held.lost]:
             self._close(unit)
+            unit.let_go()
 
     def _write_if_complete(self, unit: _OpenUnit) -> None:
         if unit.ended or not unit.read_to_end or any(batch.num_missing for batch in unit.batches):
             return
         self._close(unit)
         if unit.held.lost:
+            unit.let_go()
             return
         self.num_rows_written += unit.held.unit.num_rows
         unit.book.forget()
@@ -274,6 +282,7 @@ class UnitAnswers:
         }
         self._mark(unit.held, Done(covered.id, self._claims.worker, parts, figures))
         self._num_rows_let_go += unit.num_rows
+        unit.let_go()
 
     def _mark(self, held: Held, done: Done) -> None:
         self._claims.finishing(done.unit_id)
