@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from docmill.engine.steps import FEATURES, StepSums
 
-FEWEST_STEPS = 50  # fewer tell less than a guess
+FEWEST_STEPS = 15  # fewer tell less than a guess
 SMALLEST_SHARE = 1e-9  # of a column's squares that the others do not explain, for it to be told from them
 
 

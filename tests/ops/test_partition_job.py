@@ -6,6 +6,7 @@ agree.
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -21,16 +22,19 @@ from docmill.data import storage
 from docmill.data.errors import StorageError
 from docmill.data.layout import Layout, answers_glob
 from docmill.data.ledger import Beat, Done, Ledger
+from docmill.data.plan import Plan
 from docmill.data.records import Usage
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request
-from docmill.ops import planning, unit_answers
+from docmill.ops import partition_job, planning, reuse, unit_answers
+from docmill.ops.assembling import Overtaken
 from docmill.ops.errors import JobError, NoShards
 from docmill.ops.feed import BATCH_ROWS, BatchReady
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.progress import Progress
+from docmill.ops.report import Report
 from docmill.ops.unit_answers import UnitAnswers
 
 TASKS = ["translations", "classifications", "summaries"]
@@ -397,6 +401,49 @@ def test_a_slow_store_holds_back_new_rows(folder: Any, monkeypatch: pytest.Monke
     report = folder.run(tasks=["translations"])
     assert report.tasks["translations"].counts.ok == num_written == 4000
     assert 300 < most_held <= 600 + BATCH_ROWS
+
+
+def test_written_answers_are_let_go_without_the_garbage_collector(folder: Any) -> None:
+    """Which comes so rarely that two units' answers in three were waiting for it."""
+    folder.write("a", [f"Text {number}" for number in range(300)])
+    folder.put("b", b"no Parquet")
+    gc.collect()
+    gc.disable()
+    try:
+        folder.run()
+        assert [held for held in gc.get_objects() if type(held).__name__ == "_OpenBatch"] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("before_it_writes", [True, False])
+def test_a_run_that_another_has_finished_plans_nothing_anew(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, before_it_writes: bool
+) -> None:
+    """What the other has answered would be read back for it, all at once: three times the memory of a run."""
+    folder.settings |= {"reuse": {"runs": 1}}
+    folder.write("a", [f"Text {number}" for number in range(30)])
+    assemble, take_over = partition_job.assemble, reuse.take_over
+    plans: list[Plan] = []
+    finished: list[Report] = []
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(partition_job, "assemble", assemble)
+        assembled = None if before_it_writes else assemble(*args, **options)
+        finished.append(folder.run())
+        if assembled is None:
+            raise Overtaken
+        return assembled
+
+    def counted(job: Job, layout: Layout, plan: Plan, *others: Any) -> str | None:
+        plans.append(plan)
+        return take_over(job, layout, plan, *others)
+
+    monkeypatch.setattr(partition_job, "assemble", overtaken)
+    monkeypatch.setattr(reuse, "take_over", counted)
+    report = folder.run()
+    assert len(plans) == 2, "one of each run"
+    assert report.documents == finished[0].documents == 30
 
 
 class SlowForOne:
