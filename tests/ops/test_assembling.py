@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ from docmill.data.layout import Layout
 from docmill.data.ledger import Ledger
 from docmill.data.manifest import finish_stamp, read_manifest
 from docmill.data.plan import read_plan
+from docmill.data.shards import ShardWriter
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import RequestError
-from docmill.ops import partition_job
+from docmill.ops import assembling, partition_job
 from docmill.ops.assembling import Overtaken, PartsGone, assemble, remove_stale, reopen
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
@@ -222,3 +224,33 @@ def test_a_stale_file_that_another_run_removes_first_is_no_error(
     remove_stale(ledger.layout, job.name, job.tasks, [ledger.plan.shards[0]])
     monkeypatch.undo()
     assert {file.name for file in folder.files("summaries")} == {"a.parquet"}
+
+
+@pytest.mark.parametrize(("num_rows", "at_once"), [(6, 1), (5, 2), (2, 5)])
+def test_large_files_are_written_one_after_the_other(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, num_rows: int, at_once: int
+) -> None:
+    """Each holds a row group in memory; small ones only wait for the store, and do it together."""
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    class SlowWriter(ShardWriter):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            nonlocal under_way, most
+            super().__init__(*args, **options)
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+
+        def commit(self) -> None:
+            nonlocal under_way
+            time.sleep(0.1)
+            super().commit()
+            with lock:
+                under_way -= 1
+
+    monkeypatch.setattr(assembling, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(assembling, "ShardWriter", SlowWriter)
+    for number in range(7):
+        folder.write(f"shard-{number}", [f"Text {number} {row}" for row in range(num_rows)])
+    folder.run(tasks=["translations"])
+    assert most == at_once
