@@ -15,7 +15,7 @@ BENCHES   := durability fusion host plan raw ray_data restore second_night
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy ui test test-servers faults bench lint lock clean
+.PHONY: help demo demo-accuracy ui test test-servers faults bench kernels gpu-check lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
@@ -46,9 +46,20 @@ test-servers:
 faults: $(READY) test-servers  ## kill the job at every layer, check that nothing is lost (RUNS=100 SEED=1 OUT=faults.json)
 	@PYTHONPATH=tests .venv/bin/python -P -m faults.harness --runs $(RUNS) --seed $(SEED) $(if $(OUT),--out $(OUT)) $(FAULTS_ARGS)
 
-# mypy cannot follow setuptools' editable hook: it sees `docmill` through a link to the repository instead.
-lint: $(READY)  ## ruff, mypy and the import contracts
-	@mkdir -p build/typing && ln -sfn ../.. build/typing/docmill
+# No environment is made for these two: a machine with a GPU may have nothing but torch. One that is here is used.
+KERNEL_PYTHON = PYTHONPATH=build/typing $(or $(wildcard .venv/bin/python),$(PYTHON)) -P
+
+kernels: build/typing/docmill  ## compile the CUDA kernels for A100, H100 and later (a minute; wants nvcc, no GPU)
+	@$(KERNEL_PYTHON) -m docmill.kernels.build
+
+gpu-check: build/typing/docmill  ## on a GPU machine: build the kernels, test and measure them
+	@$(KERNEL_PYTHON) -m docmill.kernels.gpu_check
+
+# `docmill` where it is not installed, and for mypy, which cannot follow setuptools' editable hook.
+build/typing/docmill:
+	@mkdir -p $(@D) && ln -sfn ../.. $@
+
+lint: $(READY) build/typing/docmill  ## ruff, mypy and the import contracts
 	@.venv/bin/ruff check --quiet --output-format concise .
 	@.venv/bin/ruff format --check --quiet --output-format concise . || { echo 'to format: .venv/bin/ruff format FILE'; exit 1; }
 	@MYPYPATH=build/typing .venv/bin/mypy --no-error-summary
