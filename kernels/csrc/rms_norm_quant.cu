@@ -4,14 +4,15 @@
 // floats, already times the weight), reduces the sum of squares and the largest magnitude in one step, and writes the
 // row's bytes and its scale.
 // Bytes moved, a token of H bf16: 2 H read, H written; with a residual 4 H read, 3 H written. The weight (2 H) stays
-// in L2. Roofline: memory. At an H100's 3.35 TB/s the 3 bytes of an element last for 26 instructions (7 bytes: 62);
-// it takes about 12.
+// in L2. Roofline: memory. At an H100's 3.35 TB/s the 3 bytes of an element last for 26 instructions (7 bytes: 62). It
+// takes about 15 (20), and some 150 a thread besides: hence 16 or 32 elements a thread rather than 8 and more threads.
 #include "vec.cuh"
 
 namespace docmill {
 namespace {
 
-constexpr int kMaxItems = 4;  // 16-byte pieces a thread: 32 floats of 64 registers that 1,024 threads may have
+constexpr int kMinItems = 2;  // 16-byte pieces a thread
+constexpr int kMaxItems = 4;  // 32 floats of the 64 registers that 1,024 threads may have
 
 // The factor that normalises the row, its scale, and the reciprocal of the scale. A row whose squares do not sum to a
 // finite number gets NaN for its scale.
@@ -28,7 +29,7 @@ __device__ __forceinline__ RowFactors row_factors(float sum_squares, unsigned la
 }
 
 template <typename T, typename Quant, int kItems>
-__global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 512, 1) rms_norm_quant_rows(const RmsNormQuantArgs args) {
+__global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) rms_norm_quant_rows(const RmsNormQuantArgs args) {
   const int64_t token = blockIdx.x;
   const T* x = static_cast<const T*>(args.x) + token * args.x_stride;
   T* residual = static_cast<T*>(args.residual) + token * args.residual_stride;
@@ -128,10 +129,9 @@ void launch_typed(const RmsNormQuantArgs& args, cudaStream_t stream) {
   const unsigned blocks = static_cast<unsigned>(args.num_tokens);
   if (!aligned || pieces > kMaxItems * 1024) {
     rms_norm_quant_any<T, Quant><<<blocks, 256, 0, stream>>>(args);
-  } else if (pieces <= 512) {
-    rms_norm_quant_rows<T, Quant, 1><<<blocks, round_up_to_warps(pieces), 0, stream>>>(args);
-  } else if (pieces <= 2 * 512) {
-    rms_norm_quant_rows<T, Quant, 2><<<blocks, round_up_to_warps(div_up(pieces, 2)), 0, stream>>>(args);
+  } else if (pieces <= kMinItems * 128) {
+    rms_norm_quant_rows<T, Quant, kMinItems>
+        <<<blocks, round_up_to_warps(div_up(pieces, kMinItems)), 0, stream>>>(args);
   } else {
     rms_norm_quant_rows<T, Quant, kMaxItems>
         <<<blocks, round_up_to_warps(div_up(pieces, kMaxItems)), 0, stream>>>(args);

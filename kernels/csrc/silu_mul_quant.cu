@@ -4,14 +4,16 @@
 // at a time, keeps the products in registers, reduces their largest magnitude, writes the row's bytes and its scale.
 // A scale for each group. Grid: (tokens, pieces of 256 threads). A block: 256 pieces of 16 bytes of one token; the
 // 2 to 32 neighbouring lanes that hold a group agree on its scale by shuffles, without a barrier.
-// Bytes moved, a token of W bf16 products: 4 W read, W written. Roofline: memory, barely: 5 bytes an element pay for
-// 43 instructions on an H100 (3.35 TB/s), and SiLU with fast exponential and division takes about 20 of them.
+// Bytes moved, a token of W bf16 products: 4 W read, W written. Roofline: memory. At an H100's 3.35 TB/s the 5 bytes of
+// an element last for 44 instructions. It takes about 19, with the fast exponential and division, and some 100 a thread
+// besides: hence 16 or 32 elements a thread rather than 8 and more threads.
 #include "vec.cuh"
 
 namespace docmill {
 namespace {
 
-constexpr int kMaxItems = 4;  // 16-byte pieces a thread: 32 floats of 64 registers that 1,024 threads may have
+constexpr int kMinItems = 2;  // 16-byte pieces a thread
+constexpr int kMaxItems = 4;  // 32 floats of the 64 registers that 1,024 threads may have
 constexpr int kGroupThreads = 256;
 
 __device__ __forceinline__ float silu_mul(float gate, float up) {
@@ -30,7 +32,7 @@ __device__ __forceinline__ unsigned silu_mul(const Vec<T>& gate, const Vec<T>& u
 }
 
 template <typename T, typename Quant, int kItems>
-__global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 512, 1) silu_mul_quant_rows(const SiluMulQuantArgs args) {
+__global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) silu_mul_quant_rows(const SiluMulQuantArgs args) {
   const int64_t token = blockIdx.x;
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
   const T* up = gate + args.width;
@@ -55,22 +57,23 @@ __global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 512, 1) silu_mul_
 }
 
 template <typename T, typename Quant>
-__global__ void __launch_bounds__(kGroupThreads) silu_mul_quant_groups(const SiluMulQuantArgs args, int lanes_a_group) {
+__global__ void __launch_bounds__(kGroupThreads) silu_mul_quant_groups(const SiluMulQuantArgs args, int log2_lanes) {
   const int64_t token = blockIdx.x;
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
-  const int64_t piece = int64_t{blockIdx.y} * kGroupThreads + threadIdx.x;
-  const int64_t place = piece * kVec<T>;
+  const int piece = static_cast<int>(blockIdx.y * kGroupThreads + threadIdx.x);
+  const int place = piece * kVec<T>;
   const bool inside = place < args.width;
 
   float products[kVec<T>];
   unsigned largest = 0;
   if (inside) largest = silu_mul(load_constant(gate + place), load_constant(gate + args.width + place), products);
-  for (int lanes = lanes_a_group / 2; lanes > 0; lanes /= 2) {
+  for (int lanes = (1 << log2_lanes) / 2; lanes > 0; lanes /= 2) {
     largest = max(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
   }
   if (!inside) return;
   const float scale = row_scale<Quant>(__uint_as_float(largest));
-  if (piece % lanes_a_group == 0) args.scales[token * args.num_groups + piece / lanes_a_group] = scale;
+  const int group = piece >> log2_lanes;
+  if (group << log2_lanes == piece) args.scales[token * args.num_groups + group] = scale;
   store_quantized<Quant>(static_cast<uint8_t*>(args.quantized) + token * args.width + place, products, 1.0f / scale);
 }
 
@@ -78,8 +81,8 @@ __global__ void __launch_bounds__(kGroupThreads) silu_mul_quant_groups(const Sil
 // look comes from the caches.
 template <typename T, typename Quant>
 __global__ void __launch_bounds__(256) silu_mul_quant_any(const SiluMulQuantArgs args) {
-  const int64_t token = blockIdx.x / args.num_groups;
-  const int64_t group = blockIdx.x % args.num_groups;
+  const int64_t token = blockIdx.x / static_cast<unsigned>(args.num_groups);
+  const int64_t group = blockIdx.x % static_cast<unsigned>(args.num_groups);
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
   const T* up = gate + args.width;
   const int64_t begin = group * args.group_size;
@@ -97,11 +100,11 @@ __global__ void __launch_bounds__(256) silu_mul_quant_any(const SiluMulQuantArgs
   }
 }
 
-// Lanes that hold a group of the vectorised kernel; 0 where it does not fit.
+// The logarithm of how many lanes hold a group in the vectorised kernel; 0 where it cannot serve.
 template <typename T>
-int lanes_of(int64_t group_size) {
-  for (int lanes = 2; lanes <= kWarp; lanes *= 2) {
-    if (lanes * kVec<T> == group_size) return lanes;
+int log2_lanes_of(int64_t group_size) {
+  for (int log2_lanes = 1; log2_lanes <= 5; ++log2_lanes) {
+    if (kVec<T> << log2_lanes == group_size) return log2_lanes;
   }
   return 0;
 }
@@ -112,19 +115,18 @@ void launch_typed(const SiluMulQuantArgs& args, cudaStream_t stream) {
   const int64_t pieces = args.width / kVec<T>;
   const int64_t blocks_a_token = div_up(pieces, kGroupThreads);
   const unsigned tokens = static_cast<unsigned>(args.num_tokens);
-  const int lanes = lanes_of<T>(args.group_size);
+  const int log2_lanes = log2_lanes_of<T>(args.group_size);
   if (aligned && args.num_groups == 1 && pieces <= kMaxItems * 1024) {
-    if (pieces <= 512) {
-      silu_mul_quant_rows<T, Quant, 1><<<tokens, round_up_to_warps(pieces), 0, stream>>>(args);
-    } else if (pieces <= 2 * 512) {
-      silu_mul_quant_rows<T, Quant, 2><<<tokens, round_up_to_warps(div_up(pieces, 2)), 0, stream>>>(args);
+    if (pieces <= kMinItems * 128) {
+      silu_mul_quant_rows<T, Quant, kMinItems>
+          <<<tokens, round_up_to_warps(div_up(pieces, kMinItems)), 0, stream>>>(args);
     } else {
       silu_mul_quant_rows<T, Quant, kMaxItems>
           <<<tokens, round_up_to_warps(div_up(pieces, kMaxItems)), 0, stream>>>(args);
     }
-  } else if (aligned && args.num_groups > 1 && lanes > 0 && blocks_a_token <= 65535) {
+  } else if (aligned && args.num_groups > 1 && log2_lanes > 0 && blocks_a_token <= 65535) {
     const dim3 grid(tokens, static_cast<unsigned>(blocks_a_token));
-    silu_mul_quant_groups<T, Quant><<<grid, kGroupThreads, 0, stream>>>(args, lanes);
+    silu_mul_quant_groups<T, Quant><<<grid, kGroupThreads, 0, stream>>>(args, log2_lanes);
   } else {
     const unsigned groups = static_cast<unsigned>(args.num_tokens * args.num_groups);
     silu_mul_quant_any<T, Quant><<<groups, args.group_size > 128 ? 256 : 64, 0, stream>>>(args);
