@@ -28,10 +28,9 @@ def quantize_rows(values: Tensor, quant_dtype: torch.dtype) -> tuple[Tensor, Ten
     `scale = max |value| / largest`, `quantised = value / scale` to the nearest, half to even. A row with an infinity or
     NaN has NaN for its scale, and NaN (float8) or 0 (int8) for its values: whatever is made of it is NaN too.
     """
-    largest = LARGEST[quant_dtype]
-    scales = values.abs().amax(-1, keepdim=True) / largest
+    scales = values.abs().amax(-1, keepdim=True) / LARGEST[quant_dtype]
     scales = scales.clamp_min(SMALLEST_SCALE).masked_fill(~scales.isfinite(), math.nan)
-    quantized = (values * scales.reciprocal()).clamp(-largest, largest)
+    quantized = values * scales.reciprocal()  # at most a rounding error above the largest, which rounds to it
     if quant_dtype == torch.int8:
         quantized = quantized.round().nan_to_num(nan=0.0)
     return quantized.to(quant_dtype), scales

@@ -49,6 +49,7 @@ def extreme_rows(size: int, dtype: torch.dtype, device: str) -> dict[str, Tensor
         "denormal numbers": ordinary * info.smallest_normal / 8,
         "smallest normal numbers": torch.full((size,), info.tiny),
         "largest numbers": torch.full((size,), info.max),
+        "numbers of which float32 cannot hold the squares": torch.full((size,), 1e20),  # infinities as fp16
         "ordinary numbers": ordinary,
         "one large among ordinary": torch.cat([ordinary[1:], torch.tensor([3e4])]),
         **{f"one {name}": torch.cat([torch.tensor([value]), ordinary[1:]]) for name, value in one_in.items()},

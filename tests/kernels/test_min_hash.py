@@ -107,6 +107,7 @@ IDS, OFFSETS = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3])
         (IDS, OFFSETS, {"num_hashes": 65536}, "num_hashes must be 1 to 65535, it is 65536"),
         (IDS, OFFSETS, {"shingle_size": 0}, "shingle_size must be at least 1, it is 0"),
         (IDS, torch.tensor([0, 3, 1]), {}, "offsets must rise from 0 to 3"),
+        (IDS, torch.tensor([0, 3, 1, 3]), {}, "offsets must rise from 0 to 3"),
         (IDS, torch.tensor([0, 1, 2]), {}, "offsets must rise from 0 to 3"),
     ],
 )

@@ -59,7 +59,7 @@ def test_extreme_rows_and_their_neighbours(
     x = torch.stack([*extreme_rows(hidden, dtype, device).values()])
     weight = normal(hidden, dtype=dtype, device=device, seed=2)
     expected = reference.rms_norm(x, weight, EPSILON)
-    assert expected.isnan().any(-1).sum() == (3 if dtype == torch.float16 else 4), "rows without a result"
+    assert expected.isnan().any(-1).sum() == (4 if dtype == torch.float16 else 5), "rows without a result"
     assert_quantized(*rms_norm_quant(x, weight, EPSILON, quant_dtype=quant_dtype), expected)
 
 
