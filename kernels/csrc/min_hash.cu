@@ -37,7 +37,7 @@ __device__ __forceinline__ uint64_t shingle_hash(const Token* tokens, int64_t si
 
 template <typename Token>
 __global__ void __launch_bounds__(kThreads) min_hash_sequences(const MinHashArgs args) {
-  __shared__ alignas(16) uint64_t shingles[kTile];
+  alignas(16) __shared__ uint64_t shingles[kTile];
   const int64_t sequence = blockIdx.x;
   const int64_t function = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   // Offsets that do not rise, or lead out of the tokens, can give wrong signatures but no wrong address.

@@ -81,11 +81,11 @@ __device__ __forceinline__ unsigned magnitude(float value) { return __float_as_u
 struct Int8 {
   static constexpr float kLargest = 127.0f;
 
-  // Two values, each already divided by the scale; NaN becomes 0.
+  // Two values, each already divided by the scale, so none rounds to more than the largest; NaN becomes 0.
   static __device__ __forceinline__ unsigned pair(float low, float high) { return byte(low) | byte(high) << 8; }
 
   static __device__ __forceinline__ unsigned byte(float value) {
-    return static_cast<unsigned>(max(-127, min(127, __float2int_rn(value)))) & 0xffu;
+    return static_cast<unsigned>(__float2int_rn(value)) & 0xffu;
   }
 };
 
