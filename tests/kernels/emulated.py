@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch._C import DispatchKey, DispatchKeySet
 
-from docmill.kernels import build
+from docmill.kernels import build, label_scores, min_hash, rms_norm_quant, silu_mul_quant
 from docmill.kernels._load import source_files
 
 EMULATOR = Path(__file__).with_name("emulator")
-OPS = ("label_scores", "min_hash", "rms_norm_quant", "silu_mul_quant")
+OPS = [
+    module.__name__.rpartition(".")[2] for module in (label_scores, min_hash, rms_norm_quant, silu_mul_quant)
+]
 LAUNCH = re.compile(r"(\w+<[\w ,]+>)\s*<<<(\w+), ([^;]+?), 0, stream>>>\(([^;]*?)\);")
 FLAGS = ("-std=c++20", "-O1", "-shared", "-cudart=none", "-Xlinker", "-Bsymbolic")
 
