@@ -10,6 +10,7 @@ from torch import Tensor
 ODD_SIZES = (1, 7, 83, 769, 5125)  # no multiple of a vector, a warp or a block
 # Of vectors: a piece alone; one, two and four pieces a thread; a row too long for registers.
 EVEN_SIZES = (8, 1024, 5120, 12288, 40960)
+LAYOUTS = ("contiguous", "gaps", "aligned gaps")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 QUANT_DTYPES = (torch.float8_e4m3fn, torch.int8)
 
@@ -20,18 +21,23 @@ def normal(*shape: int, dtype: torch.dtype, device: str, seed: int = 1) -> Tenso
     return torch.randn(shape, generator=generator).to(dtype).to(device)
 
 
-def strided(rows: Tensor) -> Tensor:
-    """The same rows, not aligned and with NaN before, between and behind them."""
+def laid_out(rows: Tensor, layout: str, *, gaps: int = 1) -> Tensor:
+    """A copy of the rows; if not contiguous, with NaN before, between and behind them. More `gaps`, larger strides.
+
+    Aligned rows begin at multiples of 16 elements, whatever their size.
+    """
+    if layout == "contiguous":
+        return rows.clone()
     num_rows, size = rows.shape
-    memory = rows.new_full((3 + num_rows * (size + 5),), math.nan)
-    view = memory[3:].view(num_rows, size + 5)[:, :size]
+    before, gap = (16, 16 * gaps + -size % 16) if layout == "aligned gaps" else (3, 5 * gaps)
+    memory = rows.new_full((before + num_rows * (size + gap),), math.nan)
+    view = memory[before:].view(num_rows, size + gap)[:, :size]
     return view.copy_(rows)
 
 
 def unused_memory(view: Tensor) -> Tensor:
     """What lies around a strided view's rows."""
-    memory = view._base
-    assert memory is not None
+    memory = view if view._base is None else view._base
     is_used = torch.zeros_like(memory, dtype=torch.bool)
     is_used.as_strided(view.shape, view.stride(), view.storage_offset()).fill_(True)
     return memory[~is_used]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import reference
 import torch
-from cases import DTYPES, ODD_SIZES, normal, strided
+from cases import DTYPES, LAYOUTS, ODD_SIZES, laid_out, normal
 from compare import assert_close
 from torch import Tensor
 
@@ -25,7 +25,7 @@ def ragged(label_sets: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Te
     return ids.to(device), lengths.cumsum(0).to(device)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [*ODD_SIZES, 8, 1024, 4096])
 def test_a_row_is_normalised_over_its_own_labels(
@@ -34,10 +34,8 @@ def test_a_row_is_normalised_over_its_own_labels(
     states = normal(len(LABEL_SETS), hidden, dtype=dtype, device=device)
     lm_head = (normal(VOCABULARY, hidden, dtype=torch.float32, device=device, seed=2) / hidden**0.5).to(dtype)
     ids, offsets = ragged(LABEL_SETS, device)
-    if layout == "strided":
-        log_probs, best = label_scores(strided(states), strided(lm_head), ids, offsets)
-    else:
-        log_probs, best = label_scores(states, lm_head, ids, offsets)
+    views = laid_out(states, layout), laid_out(lm_head, layout, gaps=3)
+    log_probs, best = label_scores(*views, ids, offsets)
     expected: list[float] = []
     for row, (state, labels) in enumerate(zip(states, LABEL_SETS, strict=True)):
         logits = reference.label_logits(state, lm_head, labels)

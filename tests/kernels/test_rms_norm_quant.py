@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
-from cases import DTYPES, EVEN_SIZES, ODD_SIZES, QUANT_DTYPES, extreme_rows, normal, strided, unused_memory
+from cases import (
+    DTYPES,
+    EVEN_SIZES,
+    LAYOUTS,
+    ODD_SIZES,
+    QUANT_DTYPES,
+    extreme_rows,
+    laid_out,
+    normal,
+    unused_memory,
+)
 from compare import assert_close, assert_quantized
 from torch import Tensor
 
@@ -15,7 +25,7 @@ EPSILON = 1e-6
 NUM_TOKENS = 3
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("quant_dtype", QUANT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [*ODD_SIZES, *EVEN_SIZES])
@@ -24,14 +34,14 @@ def test_a_token_is_normalised_and_rounded_once(
 ) -> None:
     x = normal(NUM_TOKENS, hidden, dtype=dtype, device=device)
     weight = normal(hidden, dtype=dtype, device=device, seed=2)
-    view = strided(x) if layout == "strided" else x
+    view = laid_out(x, layout)
     assert_quantized(
         *rms_norm_quant(view, weight, EPSILON, quant_dtype=quant_dtype),
         reference.rms_norm(x, weight, EPSILON),
     )
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [*ODD_SIZES, *EVEN_SIZES])
 def test_the_residual_gets_the_sum_and_the_sum_as_stored_is_normalised(
@@ -39,14 +49,13 @@ def test_the_residual_gets_the_sum_and_the_sum_as_stored_is_normalised(
 ) -> None:
     x, old = (normal(NUM_TOKENS, hidden, dtype=dtype, device=device, seed=seed) for seed in (1, 2))
     weight = normal(hidden, dtype=dtype, device=device, seed=3)
-    x_view, residual = (strided(x), strided(old)) if layout == "strided" else (x.clone(), old.clone())
+    x_view, residual = laid_out(x, layout), laid_out(old, layout, gaps=3)
     quantized, scales = rms_norm_quant(x_view, weight, EPSILON, residual=residual)
     total = (x.double() + old.double()).to(dtype)
     assert_close(residual, total, 0.0, what="residual", why="a sum of two is rounded once, to the dtype")
     assert_close(x_view, x, 0.0, what="x", why="it is only read")
     assert_quantized(quantized, scales, reference.rms_norm(total, weight, EPSILON))
-    if layout == "strided":
-        assert unused_memory(residual).isnan().all(), "written outside of the rows"
+    assert unused_memory(residual).isnan().all(), "written outside of the rows"
 
 
 @pytest.mark.parametrize("quant_dtype", QUANT_DTYPES)

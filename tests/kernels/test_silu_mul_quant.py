@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
-from cases import DTYPES, EVEN_SIZES, ODD_SIZES, QUANT_DTYPES, extreme_rows, normal, strided
+from cases import DTYPES, EVEN_SIZES, LAYOUTS, ODD_SIZES, QUANT_DTYPES, extreme_rows, laid_out, normal
 from compare import assert_quantized
 from torch import Tensor
 
@@ -24,7 +24,7 @@ def assert_groups_quantized(quantized: Tensor, scales: Tensor, expected: Tensor,
         assert_quantized(quantized[:, part], scales[:, column, None], expected[:, part])
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("quant_dtype", QUANT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [*ODD_SIZES, *EVEN_SIZES])
@@ -32,12 +32,12 @@ def test_a_token_is_activated_and_rounded_once(
     width: int, dtype: torch.dtype, quant_dtype: torch.dtype, layout: str, device: str
 ) -> None:
     gate_up = normal(NUM_TOKENS, 2 * width, dtype=dtype, device=device)
-    view = strided(gate_up) if layout == "strided" else gate_up
+    view = laid_out(gate_up, layout)
     quantized, scales = silu_mul_quant(view, quant_dtype=quant_dtype)
     assert_quantized(quantized, scales, reference.silu_mul(gate_up))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("width", "group_size"),
@@ -57,7 +57,7 @@ def test_each_group_has_its_own_scale(
     width: int, group_size: int, dtype: torch.dtype, layout: str, device: str
 ) -> None:
     gate_up = normal(NUM_TOKENS, 2 * width, dtype=dtype, device=device)
-    view = strided(gate_up) if layout == "strided" else gate_up
+    view = laid_out(gate_up, layout)
     quantized, scales = silu_mul_quant(view, group_size=group_size)
     assert_groups_quantized(quantized, scales, reference.silu_mul(gate_up), group_size)
 
