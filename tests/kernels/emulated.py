@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import subprocess
@@ -34,12 +35,18 @@ def compile_emulated(folder: Path) -> Path:
     others = [*source_files(".cpp", ".cuh", ".h"), *sorted(EMULATOR.iterdir())]
     told = "\0".join([torch.__version__, *FLAGS, *emulated.values(), *(path.read_text() for path in others)])
     target = folder / f"emulated.{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    if target.exists():
-        return target
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "emulated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of the suite want it: the first makes it
+        if not target.exists():
+            _compile(emulated, target)
+    return target
+
+
+def _compile(kernels: dict[str, str], target: Path) -> None:
     sources = []
-    for name, text in emulated.items():
-        sources.append(folder / f"emulated_{name}.cpp")
+    for name, text in kernels.items():
+        sources.append(target.with_name(f"emulated_{name}.cpp"))
         sources[-1].write_text(text)
     torch_folder = Path(torch.__file__).parent
     command = [
@@ -52,7 +59,6 @@ def compile_emulated(folder: Path) -> Path:
     ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + result.stdout
-    return target
 
 
 @contextmanager
