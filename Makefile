@@ -55,7 +55,7 @@ kernels: build/typing/docmill  ## compile the CUDA kernels for A100, H100 and la
 gpu-check: build/typing/docmill  ## on a GPU machine: build the kernels, test and measure them
 	@$(KERNEL_PYTHON) -m docmill.kernels.gpu_check
 
-# `docmill` where it is not installed, and for mypy, which cannot follow setuptools' editable hook.
+# `docmill` where it is not installed, and for mypy and lint-imports, which cannot follow setuptools' editable hook.
 build/typing/docmill:
 	@mkdir -p $(@D) && ln -sfn ../.. $@
 
@@ -63,7 +63,7 @@ lint: $(READY) build/typing/docmill  ## ruff, mypy and the import contracts
 	@.venv/bin/ruff check --quiet --output-format concise .
 	@.venv/bin/ruff format --check --quiet --output-format concise . || { echo 'to format: .venv/bin/ruff format FILE'; exit 1; }
 	@MYPYPATH=build/typing .venv/bin/mypy --no-error-summary
-	@.venv/bin/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
+	@PYTHONPATH=build/typing .venv/bin/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
 
 # uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
 UV_PIP_COMPILE := build/uv/bin/uv pip compile --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \

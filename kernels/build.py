@@ -82,6 +82,7 @@ def link(objects: Sequence[Object], target: Path) -> Path:
     command = [
         str(find_nvcc()),
         "-shared",
+        "-nodlink",  # no kernel calls into another file; and it would note the folders below in the binary
         # CUDA's runtime inside: the binary then fits a PyTorch of any CUDA version, and loads where there is no CUDA.
         "-cudart=static",
         *(str(built.path) for built in objects),
