@@ -30,7 +30,7 @@ from docmill.ops.report import FailedShard, TaskReport
 from docmill.ops.tasks.task import Task
 from docmill.ops.unit_answers import DEAD_LETTERS
 
-SHARDS_AT_ONCE = 8  # a store takes its time for each of their files
+SHARDS_AT_ONCE = 4  # a store takes its time for each of their files
 ROWS_AT_ONCE = ROWS_PER_GROUP  # of them all: each file under way holds a row group in memory
 
 

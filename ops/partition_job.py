@@ -32,6 +32,7 @@ from docmill.data.manifest import (
     read_versioned_manifest,
     replace_manifest,
 )
+from docmill.data.memory import give_back
 from docmill.data.plan import Plan, encode_plan, read_plan
 from docmill.data.records import Partition, Shard
 from docmill.engine.model_files import fingerprint, resolve_model
@@ -114,6 +115,7 @@ def run_partition(
             reused = reuse.take_over(job, layout, plan, keys, asked)
             scan.cache_clear()
             del asked
+        give_back()
         order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused, near.folder)
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
@@ -131,6 +133,7 @@ def run_partition(
             log.info("job=%s partition=%s another run has finished it meanwhile", job.name, partition)
             return _end(ledger, job)
         on_progress(_all_done(plan, results, started_at))
+        give_back()
         try:
             with stages.measure("assembling"):
                 overtaken = partial(_is_overtaken, layout, before, chosen)
