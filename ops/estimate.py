@@ -31,7 +31,8 @@ from docmill.ops.answer_lengths import AnswerLengths
 from docmill.ops.chunking import Chunk
 from docmill.ops.dry_run import Counted, DryRun
 from docmill.ops.expected import Estimate, Range, TaskEstimate
-from docmill.ops.expected_steps import ExpectedRequest, num_steps, work_by_task
+from docmill.ops.expected_seconds import engine_seconds
+from docmill.ops.expected_steps import ExpectedRequest
 from docmill.ops.feed import DocumentCutter
 from docmill.ops.job import Job
 from docmill.ops.near_figures import NearDuplicates
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_COUNTED_ROWS = 20_000
-UNKNOWN_LENGTHS = 0.5, 2.0  # range of an answer's length where no run has shown it
 
 
 def estimate_partition(
@@ -299,7 +299,7 @@ def _priced(
         for name, task in tasks.items()
         if task.kind != "classify" and job.settings_hash(name) not in profile.lengths
     }
-    busy, shares = _busy_seconds(engine, counter.requests, unknown)
+    busy, shares = engine_seconds(engine, counter.requests, unknown)
     busy = busy.times(scale)
     engines = _num_engines(job)
     num_rows = counter.num_rows * scale
@@ -313,42 +313,6 @@ def _priced(
     for name, task in tasks.items():
         task.usd = usd.times(shares.get(name, 0.0) if shares else 1 / len(tasks))
     return _Priced(tasks, busy.expected, wall, paid, usd_per_hour, usd)
-
-
-def _busy_seconds(
-    engine: EngineProfile, requests: list[ExpectedRequest], unknown: Collection[str]
-) -> tuple[Range, dict[str, float]]:
-    """What the requests take of one engine, and each task's share of it.
-
-    Answers of tasks that no run has shown may be half or twice as long.
-    """
-
-    def seconds_of(requests: list[ExpectedRequest]) -> dict[str, float]:
-        """By task; a step is paid by the sequences in it."""
-        work, steps = work_by_task(requests), num_steps(requests, engine.limits)
-        num_sequences = sum(task["sequences"] for task in work.values())
-        return {
-            name: engine.costs.seconds({**task, "one": steps * task["sequences"] / num_sequences})
-            for name, task in work.items()
-        }
-
-    expected = seconds_of(requests)
-    total = sum(expected.values())
-    shortest = longest = total
-    if unknown:
-        shortest, longest = (
-            sum(
-                seconds_of(
-                    [
-                        request.answered_longer(factor) if request.task in unknown else request
-                        for request in requests
-                    ]
-                ).values()
-            )
-            for factor in UNKNOWN_LENGTHS
-        )
-    shares = {name: seconds / total for name, seconds in expected.items()} if total else {}
-    return Range(low=shortest * engine.low, expected=total, high=longest * engine.high), shares
 
 
 def _num_engines(job: Job) -> int:
