@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
+KernelName = Literal["rms_norm_quant", "silu_mul_quant"]
+KERNELS: tuple[KernelName, ...] = get_args(KernelName)  # of our ops, those that vLLM has a place for
 
 
 class ModelConfig(BaseModel):
@@ -34,6 +36,10 @@ class EngineConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
         "auto"  # auto on a CPU is float32: 6-8x faster on AVX2
     )
+    # 8-bit weights and activations, made while the model loads, see `vllm_w8a8`. None: as the checkpoint has them.
+    quantization: Literal["int8", "fp8"] | None = None
+    # Our CUDA kernels in the model, see `kernel_choice`: where there is a GPU, never, or those that are named.
+    kernels: Literal["auto", "off"] | tuple[KernelName, ...] = "auto"
     max_model_len: PositiveInt | None = None  # None: what the model was made for
     max_num_seqs: PositiveInt | None = (
         None  # sequences computed together; more is faster until memory is full

@@ -11,8 +11,10 @@ What is wrong with one request never raises: it comes back as that request's `Co
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from docmill.engine.types import DeathKind
+if TYPE_CHECKING:
+    from docmill.engine.types import DeathKind
 
 
 class EngineError(Exception):

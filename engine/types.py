@@ -6,6 +6,7 @@ A caller submits `Request`s at any time and takes `Completion`s as they finish, 
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -105,6 +106,15 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelUse:
+    """What became of one of our kernels in an engine, see `kernel_choice` and `vllm_layers`."""
+
+    num_places: int = 0  # layers of the model that are ours
+    implementation: str = ""  # `native`, a twin in PyTorch's own operations, or the binary's name
+    reason: str = ""  # why it has no places
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What is running, for the report. Known once the engine has loaded."""
 
@@ -122,6 +132,7 @@ class EngineInfo:
     hardware: str = ""  # the device and what else decides how fast it is, see `hardware`
     settings: Mapping[str, float] = field(default_factory=dict)  # that can be tuned, as they are in effect
     tuned: Mapping[str, float] = field(default_factory=dict)  # of them, those that `docmill tune` has found
+    kernels: Mapping[str, KernelUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,7 @@ class Load:
     num_prompt_tokens: int = 0  # computed, so without what the prefix cache had
     num_output_tokens: int = 0
     steps: StepSums = NO_STEPS  # of those that it has made
+    kernel_calls: Mapping[str, int] = field(default_factory=dict)  # by op, on one GPU
 
     def after(self, earlier: Load) -> Load:
         """The same, with what an engine before it has computed."""
@@ -142,6 +154,7 @@ class Load:
             num_prompt_tokens=earlier.num_prompt_tokens + self.num_prompt_tokens,
             num_output_tokens=earlier.num_output_tokens + self.num_output_tokens,
             steps=earlier.steps.plus(self.steps),
+            kernel_calls=dict(Counter(earlier.kernel_calls) + Counter(self.kernel_calls)),
         )
 
 

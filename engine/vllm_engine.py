@@ -23,6 +23,8 @@ from docmill.engine import vllm_settings
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, ModelError
 from docmill.engine.hardware import hardware_of
+from docmill.engine.kernel_choice import KernelChoice, choose_kernels
+from docmill.engine.kernel_meter import KernelMeter
 from docmill.engine.model_files import fingerprint, resolve_model
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
@@ -50,14 +52,16 @@ class VllmEngine:
     def __init__(self, model: ModelConfig, config: EngineConfig, known: Sequence[TunedEngine] = ()):
         device = vllm_settings.detect_device(config)
         source = resolve_model(model)
-        vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source))
+        plugin = config.quantization is not None
+        vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source), plugin=plugin)
+        kernels = choose_kernels(config, device=device)
         model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
         hardware = hardware_of(config, device)
         tuned = find_tuned(config, known, model_fingerprint=model_fingerprint, hardware=hardware)
         config = config.model_copy(update=tuned)
-        args = vllm_settings.engine_args(config, model, source=source, device=device)
-        self._owner = _Owner(args, device=device)
+        args = vllm_settings.engine_args(config, model, source=source, device=device, kernels=kernels)
+        self._owner = _Owner(args, kernels, device=device)
         try:
             self._owner.start(model.source)
             device_name = _device_name(device)
@@ -79,6 +83,7 @@ class VllmEngine:
             hardware=hardware,
             settings=self._owner.limits | vllm_settings.memory_share(config, device=device),
             tuned=tuned,
+            kernels=self._owner.kernels.uses,
         )
         self.incidents: list[Incident] = []  # it survives none; see `supervised_engine`
         self._num_submitted = self._num_taken = 0
@@ -145,7 +150,7 @@ class VllmEngine:
 class _Owner:
     """The thread that owns vLLM, and the queues around it."""
 
-    def __init__(self, args: dict[str, Any], *, device: str):
+    def __init__(self, args: dict[str, Any], kernels: KernelChoice, *, device: str):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self.failure: BaseException | None = None
@@ -157,6 +162,7 @@ class _Owner:
         self._seconds_busy, self._busy_since = 0.0, 0.0  # since: 0 while idle
         self._counted_at = self._stepped_at = 0.0
         self._args, self._device = args, device
+        self.kernels = KernelMeter(kernels)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="docmill-engine", daemon=True)
 
@@ -212,6 +218,7 @@ class _Owner:
         cache = engine.vllm_config.cache_config
         self.kv_cache_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
         meter = StepMeter(engine.engine_core.engine_core)
+        self.kernels.loaded(engine)
         table = RequestTable(max_model_len=self.max_model_len, end_token_ids=end_token_ids(engine))
         refusals = _refusals()
         self._ready.set()
@@ -274,6 +281,7 @@ class _Owner:
             num_prompt_tokens=usage.num_prompt_tokens - usage.num_cached_tokens + prompt - cached,
             num_output_tokens=usage.num_output_tokens + output,
             steps=meter.sums,
+            kernel_calls=self.kernels.calls(engine),
         )
 
     def _refuse(self, request: Request, error: Exception) -> None:

@@ -10,8 +10,10 @@ import os
 from importlib import metadata
 from typing import Any
 
+from docmill.engine import vllm_plugin
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError
+from docmill.engine.kernel_choice import NO_KERNELS, KernelChoice
 from docmill.engine.quiet import quiet_libraries
 
 # Binding starves the threads that read and tokenise.
@@ -19,6 +21,7 @@ CPU_BLOCK_TOKENS = 32  # of the KV cache
 GPU_BLOCK_TOKENS = 16  # vLLM's own
 CPU_KV_CACHE_GIB = 1.0
 GPU_MEMORY_UTILIZATION = 0.9
+KERNELS_IN_CONFIG = "docmill_kernels"
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -60,9 +63,13 @@ def installed_for() -> str | None:
     return None
 
 
-def prepare_environment(*, device: str, offline: bool) -> None:
-    """Set what vLLM reads from the environment; what the user set stays. Before the first `import vllm`."""
+def prepare_environment(*, device: str, offline: bool, plugin: bool = False) -> None:
+    """Set what vLLM reads from the environment; what the user set stays. Before the first `import vllm`.
+
+    `plugin`: our quantisations are wanted, see `vllm_plugin`.
+    """
     quiet_libraries()
+    os.environ[vllm_plugin.ASKED] = "1" if plugin else "0"
     wanted: dict[str, str] = {}
     if device == "cpu":
         wanted |= CPU_ENVIRONMENT
@@ -93,7 +100,14 @@ def memory_share(config: EngineConfig, *, device: str) -> dict[str, float]:
     return {"gpu_memory_utilization": share or GPU_MEMORY_UTILIZATION}
 
 
-def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device: str) -> dict[str, Any]:
+def engine_args(
+    config: EngineConfig,
+    model: ModelConfig,
+    *,
+    source: str,
+    device: str,
+    kernels: KernelChoice = NO_KERNELS,
+) -> dict[str, Any]:
     """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch."""
     args: dict[str, Any] = {
         "model": source,
@@ -119,4 +133,12 @@ def engine_args(config: EngineConfig, model: ModelConfig, *, source: str, device
         }
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
-    return {name: value for name, value in args.items() if value is not None} | config.extra
+    if config.quantization:
+        args["quantization"] = f"docmill_{config.quantization}"
+    args = {name: value for name, value in args.items() if value is not None} | config.extra
+    if kernels.ops:
+        args["worker_cls"] = "docmill.engine.vllm_worker.KernelWorker"
+        # vLLM keeps compiled models by this too: one compiled with other kernels is another.
+        ours = {KERNELS_IN_CONFIG: {"ops": kernels.ops, "implementation": kernels.implementation}}
+        args["additional_config"] = args.get("additional_config", {}) | ours
+    return args

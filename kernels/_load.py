@@ -7,7 +7,9 @@ it cannot. CUDA tensors then go to the kernels, all others to the op's native tw
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 SOURCES = Path(__file__).with_name("csrc")
 # Kept for the life of the process: with it the ops would go.
 _LIBRARY = torch.library.Library("docmill", "FRAGMENT")
+_NATIVE_CALLS: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Implementation:
 
     name: Literal["cuda", "native"]
     reason: str
+    binary: str = ""  # its file's name, which changes with the kernels
 
 
 def implementation() -> Implementation:
@@ -34,7 +38,8 @@ def implementation() -> Implementation:
         return Implementation("native", _PROBLEM)
     if torch.cuda.device_count() == 0:
         return Implementation("native", "no NVIDIA GPU on this machine")
-    return Implementation("cuda", f"{binary_path().name} on {torch.cuda.device_count()} GPU(s)")
+    binary = binary_path().name
+    return Implementation("cuda", f"{binary} on {torch.cuda.device_count()} GPU(s)", binary)
 
 
 def declare(schema: str, *, native: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -44,9 +49,32 @@ def declare(schema: str, *, native: Callable[..., Any], fake: Callable[..., Any]
     there already: then there are two copies of docmill in the process.
     """
     name = schema.partition("(")[0]
+
+    def counted(*arguments: Any) -> Any:
+        _NATIVE_CALLS[name] += 1
+        return native(*arguments)
+
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, native, "CompositeExplicitAutograd")  # the binary's kernels for CUDA go before it
+    _LIBRARY.impl(name, counted, "CompositeExplicitAutograd")  # the binary's kernels for CUDA go before it
     torch.library.register_fake(f"docmill::{name}", fake, lib=_LIBRARY)
+
+
+def num_calls(op: str) -> int:
+    """How often `op` has run in this process: its twin, and its kernel on the current GPU.
+
+    The GPU counts for itself, so replays of CUDA graphs are in it; asking waits for it. Not while a graph is captured.
+    """
+    on_gpu = _PROBLEM is None and torch.cuda.is_initialized()
+    return _NATIVE_CALLS[op] + (kernel_calls(op, binary_path()) if on_gpu else 0)
+
+
+def kernel_calls(op: str, binary: Path) -> int:
+    """How often the kernels of a loaded binary have run on the current GPU. Raises RuntimeError if CUDA does."""
+    number = ctypes.c_uint64()
+    error = ctypes.CDLL(str(binary)).docmill_num_calls(op.encode(), ctypes.byref(number))
+    if error:
+        raise RuntimeError(f"the calls of {op} cannot be counted: CUDA error {error}")
+    return number.value
 
 
 def binary_path() -> Path:

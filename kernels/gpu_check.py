@@ -1,10 +1,12 @@
 """`make gpu-check`: what only a GPU can show of the kernels, in one command.
 
 Builds the binary, runs the tests marked `gpu`, measures each op against what would run without it, writes
-tests/benchmarks/results/kernels.json, and prints a short table last. Needs PyTorch for CUDA, nvcc and pytest, nothing
-else; vLLM's own ops are measured too where vLLM can be imported.
+tests/benchmarks/results/kernels.json, and prints a short table. Needs PyTorch for CUDA, nvcc and pytest, nothing else.
+Where there is vLLM, its own ops are measured too, and then vLLM as a whole with the kernels and without
+(tests/benchmarks/kernels_in_vllm.py).
 
-Exit codes: 0 done, 1 a test failed (nothing is measured then), 2 the kernels cannot be built, 3 there is no GPU.
+Exit codes: 0 done, 1 a test failed (nothing is measured then) or vLLM with the kernels did, 2 the kernels cannot be
+built, 3 there is no GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from docmill.kernels.gpu_cases import cases, version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "tests/benchmarks/results/kernels.json"
+IN_VLLM = ROOT / "tests/benchmarks/kernels_in_vllm.py"
 IN_TABLE = (16, 1024, 8192)
 WANTED_OF_COPY_RATE = 0.85  # of ops that only move memory, from 1,024 tokens on
 
@@ -43,7 +46,11 @@ def main() -> int:
         print("gpu-check: the tests failed; nothing was measured", file=sys.stderr)
         return 1
     report(measure())
-    return 0
+    if version_of("vllm") is None:
+        print("\nno vLLM here: what the kernels change in it as a whole was not measured")
+        return 0
+    print()
+    return int(subprocess.run([sys.executable, "-P", str(IN_VLLM)]).returncode != 0)
 
 
 def test_command() -> list[str]:

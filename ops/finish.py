@@ -16,7 +16,16 @@ from docmill.ops.assembling import Assembled
 from docmill.ops.expected import Estimate
 from docmill.ops.job import Job
 from docmill.ops.near_figures import NearDuplicates
-from docmill.ops.report import EngineSettings, Idle, IncidentReport, Report, Seconds, TimelinePoint, Tokens
+from docmill.ops.report import (
+    EngineSettings,
+    Idle,
+    IncidentReport,
+    KernelReport,
+    Report,
+    Seconds,
+    TimelinePoint,
+    Tokens,
+)
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
 
@@ -87,6 +96,7 @@ def make_report(
             settings=dict(info.settings),
             tuned=dict(info.tuned),
         ),
+        kernels=_kernels(here or before),
         max_model_len=info.max_model_len,
         plan=ledger.plan.id,
         shards=len(ledger.plan.shards),
@@ -158,6 +168,16 @@ def _no_engine(job: Job) -> EngineInfo:
         name=job.engine.kind, model=job.model.source, model_fingerprint="", device="none", max_model_len=0,
         max_num_seqs=0, load_seconds=0.0,
     )  # fmt: skip
+
+
+def _kernels(figures: Sequence[dict[str, Any]]) -> dict[str, KernelReport]:
+    """As the first engine says, which is like the others; their calls together."""
+    if not figures:
+        return {}
+    return {
+        op: KernelReport(**use, num_calls=sum(worker["kernel_calls"].get(op, 0) for worker in figures))
+        for op, use in figures[0]["engine"]["kernels"].items()
+    }
 
 
 def _added_up(total: Figures, figures: Iterable[dict[str, Any]], key: str) -> Figures:

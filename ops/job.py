@@ -186,7 +186,9 @@ class Job(_Part):
     @property
     def engine_settings(self) -> str:
         """Those of the engine's settings that change what it answers."""
-        return self.engine.model_dump_json(include={"kind", "dtype", "max_model_len", "seed", "extra"})
+        return self.engine.model_dump_json(
+            include={"kind", "dtype", "quantization", "max_model_len", "seed", "extra"}
+        )
 
     def usd_per_hour(self, device: str) -> float | None:
         """US dollars an hour of one engine on this device: of all the GPUs that it takes, or its share of one."""

@@ -163,6 +163,17 @@ class EngineSettings(_Figures):
     tuned: dict[str, int | float] = Field(default_factory=dict)  # of them, from `docmill tune`
 
 
+class KernelReport(_Figures):
+    """One of docmill's kernels: in how many layers of the model it was and how often it ran, or why it did not."""
+
+    num_places: int = 0
+    num_calls: int = (
+        0  # of all engines, on one GPU each; of an engine's process that died, up to a second before
+    )
+    implementation: str = ""  # `native`: PyTorch's own operations; else the binary with the kernels
+    reason: str = ""
+
+
 class Machine(_Figures):
     """Where it ran."""
 
@@ -185,6 +196,7 @@ class Report(_Figures):
     model_fingerprint: str
     engine: str
     engine_settings: EngineSettings = Field(default_factory=EngineSettings)
+    kernels: dict[str, KernelReport] = Field(default_factory=dict)
     max_model_len: int = 0  # tokens of prompt and answer together
     plan: str
     shards: int

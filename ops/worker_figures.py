@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -33,6 +34,7 @@ class WorkerFigures:
         self._stages, self._on_progress, self._num_documents = stages, on_progress, num_documents
         self._engine: Engine | None = None
         self._busy_before, self._tokens_before, self._steps_before = 0.0, 0, NO_STEPS
+        self._kernel_calls_before: Mapping[str, int] = {}
 
     @property
     def seconds(self) -> float:
@@ -43,7 +45,7 @@ class WorkerFigures:
         """What counts begins now; an engine that is used again has done something before."""
         self._engine = engine
         self._busy_before, self._tokens_before = engine.busy_seconds, engine.num_tokens
-        self._steps_before = engine.load.steps
+        self._steps_before, self._kernel_calls_before = engine.load.steps, engine.load.kernel_calls
 
     def beat(self, beat: Beat) -> Beat:
         """The beat with what the worker has done."""
@@ -73,6 +75,10 @@ class WorkerFigures:
             "seconds": seconds,
             "engine_tokens": engine.num_tokens - self._tokens_before,  # those lost with an engine included
             "step_products": engine.load.steps.plus(self._steps_before, times=-1).products,
+            "kernel_calls": {
+                op: calls - self._kernel_calls_before.get(op, 0)
+                for op, calls in engine.load.kernel_calls.items()
+            },
             "requests": dialogues.num_answered,
             "answers": self.answers.num_answers if self.answers is not None else 0,
             "failed": self.answers.num_failed if self.answers is not None else 0,

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from docmill.engine.config import EngineConfig
+from docmill.engine.kernel_choice import choose_kernels, kernel_implementation
 from docmill.engine.vllm_settings import installed_for
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
@@ -82,6 +84,24 @@ def _engine(job: Job | None) -> Iterator[Finding]:
         yield Finding("gpu", "ok", "; ".join(gpus) or "none, the CPU is used")
     if built_for == "cpu":
         yield from _cpu()
+    if built_for is not None:
+        yield _kernels(job, built_for)
+
+
+def _kernels(job: Job | None, device: str) -> Finding:
+    """Who serves docmill's own ops, and which of them an engine will have if its model has places for them."""
+    serves = kernel_implementation()
+    name = "our CUDA kernels" if serves.name == "cuda" else "their twins in PyTorch"
+    found = f"{name}: {serves.reason}"
+    config = EngineConfig() if job is None else job.engine
+    if config.kind == "vllm":
+        choice = choose_kernels(config, device=device)
+        by_reason = dict.fromkeys(choice.reasons.values())
+        found += f"; for {'a job' if job is None else job.name}: {', '.join(choice.ops) or 'none'}"
+        found += "".join(f" ({reason})" for reason in by_reason)
+    if device == "cuda" and serves.name == "native":
+        return Finding("kernels", "warn", found, "build them: make kernels (wants CUDA 13's nvcc)")
+    return Finding("kernels", "ok", found)
 
 
 def _ray(job: Job | None) -> Finding:

@@ -5,12 +5,14 @@ A line that would say "none" is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
+from docmill.engine.kernel_choice import NO_GPU
 from docmill.ops.job import Job
-from docmill.ops.report import EngineSettings, IncidentReport, Report
+from docmill.ops.report import EngineSettings, IncidentReport, KernelReport, Report
 from docmill.pipelines.answer_rows import clip
 from docmill.pipelines.logs import without_secrets
 from docmill.pipelines.near_duplicate_text import near_duplicate_lines
@@ -137,6 +139,7 @@ def _figures(report: Report) -> list[str]:
     ]
     if report.engine_settings.settings:
         lines.append(f"engine     {_engine(report.engine_settings)}")
+    lines += kernel_lines(report.kernels)
     duplicates = sum(task.duplicate_requests for task in report.tasks.values())
     reused = sum(task.reused_requests for task in report.tasks.values())
     near = sum(task.near_duplicate_requests for task in report.tasks.values())
@@ -160,6 +163,20 @@ def _figures(report: Report) -> list[str]:
         f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}",
         *_estimated(report),
     ]
+
+
+def kernel_lines(kernels: Mapping[str, KernelReport]) -> list[str]:
+    """Which of docmill's kernels ran, and of the others why not."""
+    lines = [
+        f"kernels    {op} in {kernel.num_places} layers, {kernel.num_calls:,} calls ({kernel.implementation})"
+        for op, kernel in kernels.items()
+        if kernel.num_places
+    ]
+    by_reason: dict[str, list[str]] = {}
+    for op, kernel in kernels.items():
+        if kernel.reason and kernel.reason != NO_GPU:
+            by_reason.setdefault(kernel.reason, []).append(op)
+    return lines + [f"kernels    {', '.join(ops)}: off, {reason}" for reason, ops in by_reason.items()]
 
 
 def _engine(engine: EngineSettings) -> str:

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
+#include <string_view>
 #include <tuple>
 
 #include "checks.h"
@@ -216,6 +217,16 @@ Tensor min_hash(const Tensor& token_ids, const Tensor& offsets, int64_t num_hash
 
 }  // namespace
 }  // namespace docmill
+
+// For ctypes: an op of PyTorch's would have to be declared, faked and dispatched without a tensor. Returns a CUDA error.
+extern "C" __attribute__((visibility("default"))) int docmill_num_calls(const char* op, uint64_t* number) {
+  const std::string_view name = op;
+  if (name == "rms_norm_quant") return docmill::rms_norm_quant_calls(number);
+  if (name == "silu_mul_quant") return docmill::silu_mul_quant_calls(number);
+  if (name == "label_scores") return docmill::label_scores_calls(number);
+  if (name == "min_hash") return docmill::min_hash_calls(number);
+  return cudaErrorInvalidValue;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(docmill, CUDA, library) {
   library.impl("rms_norm_quant", TORCH_BOX(&docmill::rms_norm_quant));

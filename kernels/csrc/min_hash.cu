@@ -9,6 +9,7 @@
 // one: a sequence begins wherever the one before it ends, and 16-byte reads would gain nothing.
 #include <climits>
 
+#include "calls.cuh"
 #include "vec.cuh"
 
 namespace docmill {
@@ -37,6 +38,7 @@ __device__ __forceinline__ uint64_t shingle_hash(const Token* tokens, int64_t si
 
 template <typename Token>
 __global__ void __launch_bounds__(kThreads) min_hash_sequences(const MinHashArgs args) {
+  count_call();
   alignas(16) __shared__ uint64_t shingles[kTile];
   const int64_t sequence = blockIdx.x;
   const int64_t function = int64_t{blockIdx.y} * kThreads + threadIdx.x;
@@ -80,5 +82,7 @@ cudaError_t launch(const MinHashArgs& args, cudaStream_t stream) {
   }
   return cudaGetLastError();
 }
+
+cudaError_t min_hash_calls(uint64_t* number) { return read_calls(number); }
 
 }  // namespace docmill

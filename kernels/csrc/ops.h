@@ -62,4 +62,10 @@ cudaError_t launch(const SiluMulQuantArgs& args, cudaStream_t stream);
 cudaError_t launch(const LabelScoresArgs& args, cudaStream_t stream);
 cudaError_t launch(const MinHashArgs& args, cudaStream_t stream);
 
+// How often the op's kernels have run on the current device, see calls.cuh.
+cudaError_t rms_norm_quant_calls(uint64_t* number);
+cudaError_t silu_mul_quant_calls(uint64_t* number);
+cudaError_t label_scores_calls(uint64_t* number);
+cudaError_t min_hash_calls(uint64_t* number);
+
 }  // namespace docmill

@@ -6,6 +6,7 @@
 // Bytes moved, a token of H bf16: 2 H read, H written; with a residual 4 H read, 3 H written. The weight (2 H) stays
 // in L2. Roofline: memory. At an H100's 3.35 TB/s the 3 bytes of an element last for 26 instructions (7 bytes: 62). It
 // takes about 15 (20), and some 150 a thread besides: hence 16 or 32 elements a thread rather than 8 and more threads.
+#include "calls.cuh"
 #include "vec.cuh"
 
 namespace docmill {
@@ -30,6 +31,7 @@ __device__ __forceinline__ RowFactors row_factors(float sum_squares, unsigned la
 
 template <typename T, typename Quant, int kItems>
 __global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) rms_norm_quant_rows(const RmsNormQuantArgs args) {
+  count_call();
   const int64_t token = blockIdx.x;
   const T* x = static_cast<const T*>(args.x) + token * args.x_stride;
   T* residual = static_cast<T*>(args.residual) + token * args.residual_stride;
@@ -92,6 +94,7 @@ __global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) rms_norm_
 // Rows of any length at any address, one element at a time; the second look at the row comes from the caches.
 template <typename T, typename Quant>
 __global__ void __launch_bounds__(256) rms_norm_quant_any(const RmsNormQuantArgs args) {
+  count_call();
   const int64_t token = blockIdx.x;
   const T* x = static_cast<const T*>(args.x) + token * args.x_stride;
   T* residual = static_cast<T*>(args.residual) + token * args.residual_stride;
@@ -148,5 +151,7 @@ cudaError_t launch(const RmsNormQuantArgs& args, cudaStream_t stream) {
   });
   return cudaGetLastError();
 }
+
+cudaError_t rms_norm_quant_calls(uint64_t* number) { return read_calls(number); }
 
 }  // namespace docmill

@@ -7,6 +7,7 @@
 // Bytes moved, a token of W bf16 products: 4 W read, W written. Roofline: memory. At an H100's 3.35 TB/s the 5 bytes of
 // an element last for 44 instructions. It takes about 19, with the fast exponential and division, and some 100 a thread
 // besides: hence 16 or 32 elements a thread rather than 8 and more threads.
+#include "calls.cuh"
 #include "vec.cuh"
 
 namespace docmill {
@@ -33,6 +34,7 @@ __device__ __forceinline__ unsigned silu_mul(const Vec<T>& gate, const Vec<T>& u
 
 template <typename T, typename Quant, int kItems>
 __global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) silu_mul_quant_rows(const SiluMulQuantArgs args) {
+  count_call();
   const int64_t token = blockIdx.x;
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
   const T* up = gate + args.width;
@@ -58,6 +60,7 @@ __global__ void __launch_bounds__(kItems == kMaxItems ? 1024 : 128, 1) silu_mul_
 
 template <typename T, typename Quant>
 __global__ void __launch_bounds__(kGroupThreads) silu_mul_quant_groups(const SiluMulQuantArgs args, int log2_lanes) {
+  count_call();
   const int64_t token = blockIdx.x;
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
   const int piece = static_cast<int>(blockIdx.y * kGroupThreads + threadIdx.x);
@@ -81,6 +84,7 @@ __global__ void __launch_bounds__(kGroupThreads) silu_mul_quant_groups(const Sil
 // look comes from the caches.
 template <typename T, typename Quant>
 __global__ void __launch_bounds__(256) silu_mul_quant_any(const SiluMulQuantArgs args) {
+  count_call();
   const int64_t token = blockIdx.x / static_cast<unsigned>(args.num_groups);
   const int64_t group = blockIdx.x % static_cast<unsigned>(args.num_groups);
   const T* gate = static_cast<const T*>(args.gate_up) + token * args.gate_up_stride;
@@ -143,5 +147,7 @@ cudaError_t launch(const SiluMulQuantArgs& args, cudaStream_t stream) {
   });
   return cudaGetLastError();
 }
+
+cudaError_t silu_mul_quant_calls(uint64_t* number) { return read_calls(number); }
 
 }  // namespace docmill

@@ -162,6 +162,16 @@ T __ldg(const T* source) {
   return *source;
 }
 
+inline unsigned long long atomicAdd(unsigned long long* sum, unsigned long long value) {
+  return std::exchange(*sum, *sum + value);
+}
+
+template <typename T>
+cudaError_t cudaMemcpyFromSymbol(void* target, const T& symbol, size_t num_bytes) {
+  std::memcpy(target, &symbol, num_bytes);
+  return cudaSuccess;
+}
+
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 inline int __float2int_rn(float value) { return std::isnan(value) ? 0 : static_cast<int>(std::nearbyint(value)); }
