@@ -96,9 +96,8 @@ def _kernels(job: Job | None, device: str) -> Finding:
     config = EngineConfig() if job is None else job.engine
     if config.kind == "vllm":
         choice = choose_kernels(config, device=device)
-        by_reason = dict.fromkeys(choice.reasons.values())
         found += f"; for {'a job' if job is None else job.name}: {', '.join(choice.ops) or 'none'}"
-        found += "".join(f" ({reason})" for reason in by_reason)
+        found += "".join(f"; {reason}" for reason in dict.fromkeys(choice.reasons.values()))
     if device == "cuda" and serves.name == "native":
         return Finding("kernels", "warn", found, "build them: make kernels (wants CUDA 13's nvcc)")
     return Finding("kernels", "ok", found)

@@ -107,14 +107,13 @@ def compare(model: str, quantization: str, repeats: int) -> dict[str, Any]:
 
 def run_engine(*, model: str, quantization: str, repeats: int, kernels: bool) -> dict[str, Any]:
     """One engine in this process: seconds of each repeat, the answers, and what the kernels did."""
-    import torch
-
     from docmill.engine.config import KERNELS, EngineConfig, ModelConfig
     from docmill.engine.kernel_choice import choose_kernels
     from docmill.engine.vllm_plugin import register
-    from docmill.engine.vllm_settings import engine_args, prepare_environment
+    from docmill.engine.vllm_settings import engine_args, installed_for, prepare_environment
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = installed_for()
+    assert device is not None, "there is no vLLM here"
     config = EngineConfig(
         quantization=quantization,
         kernels=KERNELS if kernels else "off",
@@ -126,6 +125,7 @@ def run_engine(*, model: str, quantization: str, repeats: int, kernels: bool) ->
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), SHAPES[model])
         args = engine_args(config, ModelConfig(source=folder), source=folder, device=device, kernels=choice)
+        import torch
         import vllm
 
         register()  # where docmill is not installed, vLLM cannot find the plugin

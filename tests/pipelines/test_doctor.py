@@ -47,6 +47,24 @@ def test_it_says_where_the_ledger_of_a_run_lies(write_job: WriteJob, cli: Cli) -
     assert ledger["found"].startswith(f"{path.parent}/answers/_docmill/dt=... while a run is under way")
 
 
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({}, "for tickets: none; there is no GPU"),
+        ({"kernels": "off"}, "for tickets: none"),
+        ({"kernels": ["silu_mul_quant"]}, "for tickets: silu_mul_quant; not named in `engine.kernels`"),
+    ],
+)
+def test_it_says_what_serves_the_kernels_and_which_a_job_will_have(
+    engine: dict[str, Any], words: str, write_job: WriteJob, cli: Cli
+) -> None:
+    found = cli.json("doctor", write_job(engine={"kind": "vllm", "device": "cpu", **engine}))
+    [kernels] = [check for check in found["checks"] if check["name"] == "kernels"]
+    assert kernels["found"].startswith("their twins in PyTorch: ")
+    assert words in kernels["found"]
+    assert kernels["found"].endswith("none") == (engine == {"kernels": "off"})
+
+
 def test_the_list_for_people_names_the_remedies(write_job: WriteJob, cli: Cli) -> None:
     result = cli("doctor", write_job(model={"source": "./nothing"}))
     assert result.exit_code == ExitCode.FAILED

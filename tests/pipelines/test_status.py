@@ -18,12 +18,14 @@ from rich.console import Console
 from docmill.data.layout import Layout
 from docmill.data.ledger import Beat, Ledger, this_host
 from docmill.data.plan import read_plan
+from docmill.engine.config import KERNELS
 from docmill.engine.errors import EngineDied
 from docmill.engine.fake_engine import FakeEngine
+from docmill.engine.kernel_choice import NO_GPU
 from docmill.engine.types import Completion, Request, RequestError
 from docmill.ops import replay as replays
 from docmill.ops.partition_job import run_partition
-from docmill.ops.report import IncidentReport, Report, Tokens
+from docmill.ops.report import IncidentReport, KernelReport, Report, Tokens
 from docmill.ops.status import PartitionStatus
 from docmill.pipelines.exit_codes import ExitCode
 from docmill.pipelines.job_files import load_job
@@ -287,6 +289,20 @@ def test_a_report_tells_what_went_wrong_and_what_it_cost(made_source: Path) -> N
     assert shown.count("engine out of memory at 10:0") == 5
     assert "batch limits lowered (max_num_seqs 32); no memory" in shown
     assert "\x1b" not in shown
+
+
+def test_a_report_tells_of_each_kernel_that_ran_and_why_the_others_did_not(made_source: Path) -> None:
+    shown = report_text(
+        made_source,
+        kernels={
+            "rms_norm_quant": KernelReport(num_places=8, num_calls=12_000, implementation="_C.1.so"),
+            "silu_mul_quant": KernelReport(reason="not named in `engine.kernels`"),
+        },
+    )
+    assert "kernels    rms_norm_quant in 8 layers, 12,000 calls (_C.1.so)\n" in shown
+    assert "kernels    silu_mul_quant: off, not named in `engine.kernels`\n" in shown
+    without_gpu = {op: KernelReport(reason=NO_GPU) for op in KERNELS}
+    assert "kernels" not in report_text(made_source, kernels=without_gpu)
 
 
 def test_a_line_of_status_is_left_out_where_there_is_nothing_to_say() -> None:
