@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 KernelName = Literal["rms_norm_quant", "silu_mul_quant"]
@@ -62,3 +62,9 @@ class EngineConfig(BaseModel):
     )
     seed: int = 0
     extra: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs as it stands
+
+    @field_validator("kernels", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: object) -> object:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value

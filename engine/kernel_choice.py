@@ -26,24 +26,35 @@ class KernelChoice:
 
 NO_KERNELS = KernelChoice()
 NO_GPU = "there is no GPU (named in `engine.kernels`, their twins serve)"
+NOT_EIGHT_BITS = "the model is not quantised"
+# vLLM joins the norm and the sum over the GPUs before it in one kernel, which is more.
+SEVERAL_GPUS = "`engine.tensor_parallel_size` is more than 1 (named in `engine.kernels`, it serves)"
 
 
-def choose_kernels(config: EngineConfig, *, device: str) -> KernelChoice:
-    """`auto` takes the kernels where a GPU runs them. Ops that are named are taken anywhere, also as native twins."""
+def choose_kernels(config: EngineConfig, *, device: str, is_quantised: bool = True) -> KernelChoice:
+    """`auto` takes them where a GPU runs them in a model of 8 bits. On a CPU, those that are named are native twins.
+
+    `is_quantised`: whether the checkpoint is, or may be.
+    """
     if config.kernels == "off":
         return NO_KERNELS
     if "worker_cls" in config.extra:
-        return KernelChoice(reasons=dict.fromkeys(KERNELS, "`engine.extra.worker_cls` takes their place"))
-    if config.kernels == "auto" and device == "cpu":
-        return KernelChoice(reasons=dict.fromkeys(KERNELS, NO_GPU))
-    serves = kernel_implementation()
+        return _none("`engine.extra.worker_cls` takes their place")
     if config.kernels == "auto":
-        if serves.name == "native":
-            return KernelChoice(reasons=dict.fromkeys(KERNELS, serves.reason))
-        return KernelChoice(KERNELS, implementation=serves.binary)
-    named = tuple(op for op in KERNELS if op in config.kernels)
-    others: dict[str, str] = {op: "not named in `engine.kernels`" for op in KERNELS if op not in named}
-    return KernelChoice(named, others, serves.binary or serves.name)
+        if device == "cpu":
+            return _none(NO_GPU)
+        if not (is_quantised or config.quantization or "quantization" in config.extra):
+            return _none(NOT_EIGHT_BITS)
+    serves = kernel_implementation()
+    if device == "cuda" and serves.name == "native":
+        return _none(serves.reason)  # a twin would be slower than what vLLM has
+    others: dict[str, str] = {}
+    if config.kernels != "auto":
+        others = {op: "not named in `engine.kernels`" for op in KERNELS if op not in config.kernels}
+    elif config.tensor_parallel_size > 1:
+        others = {"rms_norm_quant": SEVERAL_GPUS}
+    ops = tuple(op for op in KERNELS if op not in others)
+    return KernelChoice(ops, others, serves.binary or serves.name)
 
 
 def kernel_implementation() -> Implementation:
@@ -51,3 +62,7 @@ def kernel_implementation() -> Implementation:
     from docmill.kernels._load import implementation
 
     return implementation()
+
+
+def _none(reason: str) -> KernelChoice:
+    return KernelChoice(reasons=dict.fromkeys(KERNELS, reason))

@@ -9,7 +9,7 @@ from docmill.engine.types import KernelUse
 
 
 class KernelMeter:
-    """Asks vLLM's workers (`vllm_worker`). Of several GPUs the first one's counts: they all do the same."""
+    """Asks vLLM's workers (`vllm_worker`). Of several GPUs it is told of the first."""
 
     def __init__(self, choice: KernelChoice):
         self.uses = {op: KernelUse(reason=reason) for op, reason in choice.reasons.items()}
@@ -26,7 +26,7 @@ class KernelMeter:
                 self._before[op] = num_calls
 
     def calls(self, engine: Any) -> dict[str, int]:
-        """Since it has loaded, of the ops that are in the model. Waits for the GPU."""
+        """Since it has loaded, of the ops that are in the model; a step that is under way may be in it or not."""
         if not self._before:
             return {}
         return {

@@ -49,6 +49,15 @@ def context_of(config: ModelConfig) -> int:
         ) from error
 
 
+def is_quantised(model: str) -> bool:
+    """Whether the checkpoint says so of itself. One that is not in a folder here may be."""
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        return True
+    settings = json.loads(path.read_text())
+    return "quantization_config" in settings or "quantization_config" in settings.get("text_config", {})
+
+
 def fingerprint(model: str, revision: str | None) -> str:
     """16 hex digits that change when the model's files do.
 

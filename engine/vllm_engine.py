@@ -25,7 +25,7 @@ from docmill.engine.errors import EngineConfigError, EngineDied, EngineError, Mo
 from docmill.engine.hardware import hardware_of
 from docmill.engine.kernel_choice import KernelChoice, choose_kernels
 from docmill.engine.kernel_meter import KernelMeter
-from docmill.engine.model_files import fingerprint, resolve_model
+from docmill.engine.model_files import fingerprint, is_quantised, resolve_model
 from docmill.engine.out_of_memory import is_out_of_memory
 from docmill.engine.quiet import quiet_imports
 from docmill.engine.steps import StepMeter
@@ -54,7 +54,7 @@ class VllmEngine:
         source = resolve_model(model)
         plugin = config.quantization is not None
         vllm_settings.prepare_environment(device=device, offline=os.path.isdir(source), plugin=plugin)
-        kernels = choose_kernels(config, device=device)
+        kernels = choose_kernels(config, device=device, is_quantised=is_quantised(source))
         model_fingerprint = fingerprint(source, model.revision)
         started = time.monotonic()
         hardware = hardware_of(config, device)

@@ -1,7 +1,8 @@
 """Matrix products of rows that are quantised already: how to reach them in vLLM's linear layers.
 
-A linear layer of vLLM whose activations are 8-bit quantises them and multiplies, in one call. Only for some kernels
-that call can be entered behind the quantisation; `matmul_of` knows them, and says of any other layer why it cannot.
+A linear layer of vLLM whose activations are 8-bit quantises them and multiplies, in one call. Only of some kernels can
+that call be entered behind the quantisation, and only where nothing else stands before it; `matmul_of` knows those, and
+says of any other layer why it is none of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm import _custom_ops
+from vllm import _custom_ops, envs
 from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassInt8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
     FP8ScaledMMLinearKernel,
     Int8ScaledMMLinearKernel,
 )
 from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
+    CompressedTensorsLinearMethod,
+)
+from vllm.model_executor.layers.quantization.online.fp8 import Fp8PtpcOnlineLinearMethod
 from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8DynamicTokenSym
+
+from docmill.engine.vllm_w8a8 import EightBitMethod, float_product
+
+NOT_EIGHT_BITS = "no linear layer of the model takes 8-bit activations"
 
 
 @dataclass(frozen=True)
@@ -38,31 +47,42 @@ def matmul_of(linear: nn.Module) -> Matmul | str:
     """Of a layer whose weights are loaded; or why rows cannot be quantised for it, in one line."""
     if not isinstance(linear, LinearBase):
         return f"a {type(linear).__name__} is around the model's linear layers"
+    if envs.VLLM_BATCH_INVARIANT:
+        return "VLLM_BATCH_INVARIANT is set"
     method = linear.quant_method
-    if hasattr(method, "matmul"):  # one of ours, see vllm_w8a8
-        matmul: Matmul = method.matmul(linear)
-        return matmul
-    kernel = _kernel_of(linear, method)
-    if kernel is None:
-        return "no linear layer of the model takes 8-bit activations"
+    # Of exactly these types: what comes from them may do something to the activations first.
+    if type(method) is EightBitMethod:
+        if method.kernel is None:
+            return _float_matmul(linear, method.quant_dtype)
+        return _by_kernel(linear, method.kernel)
+    if type(method) is Fp8PtpcOnlineLinearMethod:
+        return _by_kernel(linear, method.fp8_linear)
+    if type(method) is CompressedTensorsLinearMethod:
+        kernel = getattr(linear.scheme, "fp8_linear", None) or getattr(linear.scheme, "kernel", None)
+        return NOT_EIGHT_BITS if kernel is None else _by_kernel(linear, kernel)
+    return NOT_EIGHT_BITS
+
+
+def _by_kernel(linear: nn.Module, kernel: Any) -> Matmul | str:
+    """By that which vLLM has chosen."""
     if isinstance(kernel, FP8ScaledMMLinearKernel):
         if kernel.config.activation_quant_key != kFp8DynamicTokenSym:
             return "the model's FP8 activations have no scale of their own for each token"
         if type(kernel).apply_weights is not FP8ScaledMMLinearKernel.apply_weights:
             return f"vLLM's {type(kernel).__name__} quantises by itself"
-        return fp8_matmul(linear, kernel)
-    if not isinstance(kernel, Int8ScaledMMLinearKernel):
-        return f"vLLM's {type(kernel).__name__} takes no 8-bit rows with a scale for each token"
-    if kernel.config.is_static_input_scheme or not kernel.config.input_symmetric:
-        return "the model's INT8 activations have no symmetric scale of their own for each token"
-    if not isinstance(kernel, CutlassInt8ScaledMMLinearKernel):
-        return f"vLLM's {type(kernel).__name__} quantises by itself"
-    return int8_matmul(linear, kernel)
+        if kernel._get_layer_params(linear)[3] is not None:
+            return "the model's FP8 activations have an upper bound"
+        return _fp8_matmul(linear, kernel)
+    if isinstance(kernel, Int8ScaledMMLinearKernel):
+        if kernel.config.is_static_input_scheme or not kernel.config.input_symmetric:
+            return "the model's INT8 activations have no symmetric scale of their own for each token"
+        if type(kernel) is not CutlassInt8ScaledMMLinearKernel:  # Triton's is derived from it
+            return f"vLLM's {type(kernel).__name__} quantises by itself"
+        return _int8_matmul(linear, kernel)
+    return NOT_EIGHT_BITS
 
 
-def fp8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
-    """By the kernel that vLLM has chosen."""
-
+def _fp8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
     def multiply(values: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         weight, weight_scale = kernel._get_layer_params(linear)[:2]  # [in, out], one scale an output
         return kernel.apply_scaled_mm(
@@ -78,9 +98,7 @@ def fp8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
     return Matmul(torch.float8_e4m3fn, multiply)
 
 
-def int8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
-    """By CUTLASS."""
-
+def _int8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
     def multiply(values: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         weight, weight_scale = kernel._get_layer_params(linear)[:2]  # [in, out], one scale an output
         return _custom_ops.cutlass_scaled_mm(
@@ -90,10 +108,8 @@ def int8_matmul(linear: nn.Module, kernel: Any) -> Matmul:
     return Matmul(torch.int8, multiply)
 
 
-def _kernel_of(linear: nn.Module, method: Any) -> Any:
-    """Where the quantisation methods of vLLM 0.25 and 0.32 keep it: compressed-tensors in a scheme of the layer."""
-    for holder in (getattr(linear, "scheme", None), method):
-        for name in ("fp8_linear", "kernel"):
-            if (kernel := getattr(holder, name, None)) is not None:
-                return kernel
-    return None
+def _float_matmul(linear: nn.Module, quant_dtype: torch.dtype) -> Matmul:
+    def multiply(values: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return float_product(linear, values, scales, bias, dtype)
+
+    return Matmul(quant_dtype, multiply)

@@ -134,7 +134,8 @@ def engine_args(
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
     if config.quantization:
-        args["quantization"] = f"docmill_{config.quantization}"
+        is_theirs = config.quantization == "fp8" and device == "cuda"
+        args["quantization"] = "fp8_per_channel" if is_theirs else f"docmill_{config.quantization}"
     args = {name: value for name, value in args.items() if value is not None} | config.extra
     if kernels.ops:
         args["worker_cls"] = "docmill.engine.vllm_worker.KernelWorker"

@@ -1,9 +1,10 @@
 """`engine.quantization: int8 | fp8`: 8-bit weights and activations of any model, made while it loads.
 
-Weights get a scale for each output channel, activations one for each token as they come. It is what checkpoints of the
-formats INT8 W8A8 and FP8 dynamic hold; here any checkpoint will do, and how much its answers lose was not measured.
-On a GPU the products are vLLM's own. On a CPU they are computed in float32 from the 8-bit numbers (exact for INT8 of up
-to 1,040 inputs): the answers are those of 8 bits, memory and speed those of 32. It is there to try things out.
+Weights get a scale for each output channel, activations one for each token as they come: what checkpoints of the
+formats INT8 W8A8 and FP8 dynamic hold. On a GPU vLLM does FP8 itself (`fp8_per_channel`); INT8 is ours, with vLLM's own
+product: the weights are loaded in 16 bits first, and experts of a mixture stay so. On a CPU the products are computed
+in float32 from the 8-bit numbers (exact for INT8 of up to 1,040 inputs): the answers are those of 8 bits, memory and
+speed those of 32. It is there to try things out.
 
 Seam: `register_quantization_config`, by the plugin, see `vllm_plugin`.
 """
@@ -15,18 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vllm.model_executor.kernels.linear import init_fp8_linear_kernel, init_int8_linear_kernel
+from vllm.model_executor.kernels.linear import init_int8_linear_kernel
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
-from vllm.model_executor.layers.quantization.utils.quant_utils import (
-    kFp8DynamicTokenSym,
-    kFp8StaticChannelSym,
-)
 from vllm.model_executor.utils import set_weight_attrs
 from vllm.platforms import current_platform
 
-from docmill.engine.vllm_matmul import Matmul, fp8_matmul, int8_matmul
 from docmill.kernels._quantization import quantize_rows
 
 KERNEL_ATTRIBUTES = ("input_scale", "input_zero_point", "azp_adj")  # of static and asymmetric schemes: none
@@ -37,7 +33,7 @@ class EightBitMethod(LinearMethodBase):
 
     def __init__(self, quant_dtype: torch.dtype):
         self.quant_dtype = quant_dtype
-        self.kernel: Any = None  # vLLM's; on a CPU it has none that takes these types
+        self.kernel: Any = None  # vLLM's; on a CPU it has none that takes float32
 
     def create_weights(
         self,
@@ -57,7 +53,9 @@ class EightBitMethod(LinearMethodBase):
         set_weight_attrs(weight, extra_weight_attrs)
         layer.logical_widths = output_partition_sizes
         if not current_platform.is_cpu():
-            self.kernel = self._kernel(shape, params_dtype)
+            self.kernel = init_int8_linear_kernel(
+                is_channelwise=True, is_static_input_scheme=False, input_symmetric=True, module_name="docmill"
+            )
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Quantise them, each output channel by a scale of its own."""
@@ -66,46 +64,28 @@ class EightBitMethod(LinearMethodBase):
         for name in KERNEL_ATTRIBUTES:
             setattr(layer, name, None)
         if self.kernel is None:
-            layer.weight = nn.Parameter(values.float(), requires_grad=False)
-            return
-        if self.quant_dtype != torch.int8:
-            values = values.t()  # FP8 kernels want [in, out], INT8 kernels turn it themselves
+            values = values.float()
         layer.weight = nn.Parameter(values, requires_grad=False)
-        self.kernel.process_weights_after_loading(layer)
+        if self.kernel is not None:
+            self.kernel.process_weights_after_loading(layer)
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x`: [num_tokens, in], quantised here. Returns [num_tokens, out]."""
         if self.kernel is not None:
             return self.kernel.apply_weights(layer, x, bias)
-        return self.matmul(layer).multiply(*quantize_rows(x.float(), self.quant_dtype), bias, x.dtype)
-
-    def matmul(self, layer: nn.Module) -> Matmul:
-        """The product alone, for rows that are quantised."""
-        if self.kernel is None:
-            return _float_matmul(layer, self.quant_dtype)
-        return (int8_matmul if self.quant_dtype == torch.int8 else fp8_matmul)(layer, self.kernel)
-
-    def _kernel(self, shape: tuple[int, int], dtype: torch.dtype) -> Any:
-        if self.quant_dtype == torch.int8:
-            return init_int8_linear_kernel(
-                is_channelwise=True, is_static_input_scheme=False, input_symmetric=True, module_name="docmill"
-            )
-        return init_fp8_linear_kernel(
-            activation_quant_key=kFp8DynamicTokenSym,
-            weight_quant_key=kFp8StaticChannelSym,
-            input_dtype=dtype,
-            out_dtype=dtype,
-            weight_shape=shape,
-            module_name="docmill",
-        )
+        return float_product(layer, *quantize_rows(x.float(), self.quant_dtype), bias, x.dtype)
 
 
-def _float_matmul(layer: nn.Module, quant_dtype: torch.dtype) -> Matmul:
-    def multiply(values: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        products = F.linear(values.float(), layer.weight) * scales * layer.weight_scale.t()
-        return (products if bias is None else products + bias).to(dtype)
-
-    return Matmul(quant_dtype, multiply)
+def float_product(
+    layer: nn.Module,
+    values: Tensor,  # [num_tokens, in], 8-bit
+    scales: Tensor,  # [num_tokens, 1], float32
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """[num_tokens, out] of `dtype`: what 8-bit hardware gives, computed in float32."""
+    products = F.linear(values.float(), layer.weight) * scales * layer.weight_scale.t()
+    return (products if bias is None else products + bias).to(dtype)
 
 
 class _EightBitConfig(QuantizationConfig):
@@ -118,11 +98,11 @@ class _EightBitConfig(QuantizationConfig):
         return self.name
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16, torch.float32]
+        return [torch.bfloat16, torch.float16, *([torch.float32] if current_platform.is_cpu() else [])]
 
     @classmethod
     def get_min_capability(cls) -> int:
-        return 80 if cls.quant_dtype == torch.int8 else 89
+        return 80
 
     @staticmethod
     def get_config_filenames() -> list[str]:
@@ -145,6 +125,6 @@ class Int8Config(_EightBitConfig):
 
 @register_quantization_config("docmill_fp8")
 class Fp8Config(_EightBitConfig):
-    """FP8 e4m3 W8A8."""
+    """FP8 e4m3 W8A8, on a CPU."""
 
     name, quant_dtype = "docmill_fp8", torch.float8_e4m3fn

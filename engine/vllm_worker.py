@@ -26,7 +26,10 @@ class KernelWorker(TheirWorker):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """As theirs; then the layers with kernels take the place of some."""
         super().load_model(*args, **kwargs)
-        self._fused = fuse(self.get_model(), self.vllm_config.additional_config[KERNELS_IN_CONFIG]["ops"])
+        ops = self.vllm_config.additional_config[KERNELS_IN_CONFIG]["ops"]
+        self._fused: dict[str, int | str] = dict.fromkeys(ops, "the GPU is older than our kernels (sm_80)")
+        if current_platform.is_cpu() or current_platform.has_device_capability(80):
+            self._fused = fuse(self.get_model(), ops)
 
     def kernels(self) -> dict[str, tuple[int | str, int]]:
         """Of each op that was wanted: its places in the model, or why it has none, and how often it ran here."""

@@ -38,8 +38,7 @@ def implementation() -> Implementation:
         return Implementation("native", _PROBLEM)
     if torch.cuda.device_count() == 0:
         return Implementation("native", "no NVIDIA GPU on this machine")
-    binary = binary_path().name
-    return Implementation("cuda", f"{binary} on {torch.cuda.device_count()} GPU(s)", binary)
+    return Implementation("cuda", f"{_BINARY.name} on {torch.cuda.device_count()} GPU(s)", _BINARY.name)
 
 
 def declare(schema: str, *, native: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -62,10 +61,11 @@ def declare(schema: str, *, native: Callable[..., Any], fake: Callable[..., Any]
 def num_calls(op: str) -> int:
     """How often `op` has run in this process: its twin, and its kernel on the current GPU.
 
-    The GPU counts for itself, so replays of CUDA graphs are in it; asking waits for it. Not while a graph is captured.
+    The GPU counts for itself, so replays of CUDA graphs are in it. What other streams than the default one are doing
+    may be in it or not. Not while a graph is captured.
     """
     on_gpu = _PROBLEM is None and torch.cuda.is_initialized()
-    return _NATIVE_CALLS[op] + (kernel_calls(op, binary_path()) if on_gpu else 0)
+    return _NATIVE_CALLS[op] + (kernel_calls(op, _BINARY) if on_gpu else 0)
 
 
 def kernel_calls(op: str, binary: Path) -> int:
@@ -107,4 +107,5 @@ def load(binary: Path) -> str | None:
     return None
 
 
-_PROBLEM = load(binary_path())
+_BINARY = binary_path()  # of the sources as they were then: they may change under a running process
+_PROBLEM = load(_BINARY)

@@ -186,9 +186,11 @@ class Job(_Part):
     @property
     def engine_settings(self) -> str:
         """Those of the engine's settings that change what it answers."""
-        return self.engine.model_dump_json(
-            include={"kind", "dtype", "quantization", "max_model_len", "seed", "extra"}
-        )
+        settings = {"kind", "dtype", "max_model_len", "seed", "extra"}
+        # Without it, what was answered before there was such a setting stays known. Not `kernels`: they round
+        # otherwise, as another batch does.
+        settings |= {"quantization"} if self.engine.quantization else set()
+        return self.engine.model_dump_json(include=settings)
 
     def usd_per_hour(self, device: str) -> float | None:
         """US dollars an hour of one engine on this device: of all the GPUs that it takes, or its share of one."""

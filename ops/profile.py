@@ -96,7 +96,10 @@ def engine_key(job: Job, model_fingerprint: str, tuned: Mapping[str, float] = NO
 
     `tuned` are settings that come from `docmill tune`, beside the job's own.
     """
-    settings = job.engine.model_dump_json(exclude={"max_restarts", "hang_seconds", "memory_gib"})
+    apart = {"max_restarts", "hang_seconds", "memory_gib"}
+    # What was learned before there were such settings stays known.
+    apart |= {name for name in ("quantization", "kernels") if name not in job.engine.model_fields_set}
+    settings = job.engine.model_dump_json(exclude=apart)
     share = job.pool.model_dump_json(include={"kind", "cpus_per_worker", "gpus_per_worker"})
     added = "".join(f"|{name}={value:g}" for name, value in sorted(tuned.items()))
     return xxhash.xxh3_64_hexdigest(f"{model_fingerprint}|{settings}|{share}{added}".encode())

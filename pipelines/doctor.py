@@ -98,7 +98,7 @@ def _kernels(job: Job | None, device: str) -> Finding:
         choice = choose_kernels(config, device=device)
         found += f"; for {'a job' if job is None else job.name}: {', '.join(choice.ops) or 'none'}"
         found += "".join(f"; {reason}" for reason in dict.fromkeys(choice.reasons.values()))
-    if device == "cuda" and serves.name == "native":
+    if device == "cuda" and "build" in serves.reason and config.kernels != "off":
         return Finding("kernels", "warn", found, "build them: make kernels (wants CUDA 13's nvcc)")
     return Finding("kernels", "ok", found)
 

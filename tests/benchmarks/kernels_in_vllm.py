@@ -97,6 +97,7 @@ def compare(model: str, quantization: str, repeats: int) -> dict[str, Any]:
         "device": runs["with"][0]["device"],
         "versions": runs["with"][0]["versions"],
         "kernels": runs["with"][0]["kernels"],
+        "implementation": runs["with"][0]["implementation"],
         "calls": runs["with"][0]["calls"],
         "seconds": seconds,
         "answers": len(ours),
@@ -116,7 +117,7 @@ def run_engine(*, model: str, quantization: str, repeats: int, kernels: bool) ->
     assert device is not None, "there is no vLLM here"
     config = EngineConfig(
         quantization=quantization,
-        kernels=KERNELS if kernels else "off",
+        kernels=("auto" if device == "cuda" else KERNELS) if kernels else "off",  # never twins on a GPU
         max_model_len=PROMPT_TOKENS + ANSWER_TOKENS,
         extra={"load_format": "dummy", "skip_tokenizer_init": True, "enable_prefix_caching": False},
     )
@@ -149,6 +150,7 @@ def run_engine(*, model: str, quantization: str, repeats: int, kernels: bool) ->
         "seconds": seconds,
         "answers": [list(output.outputs[0].token_ids) for output in outputs],
         "kernels": {op: found for op, (found, _) in after.items()} | dict(choice.reasons),
+        "implementation": choice.implementation,
         "calls": {op: after[op][1] - before[op][1] for op in after},
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": {"torch": torch.__version__, "vllm": vllm.__version__},

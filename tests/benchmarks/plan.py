@@ -1,9 +1,9 @@
 """How far the price before a run is from the bill after it, over jobs of different shapes on the real vLLM.
 
-    .venv/bin/python tests/benchmarks/plan.py [--documents 1500] [--shapes short,long,...]
+    .venv/bin/python tests/benchmarks/plan.py [--documents 3000] [--shapes short,long,...]
 
 Each shape is a job with a source and an output of its own, so nothing is known of it: `docmill plan` measures on a
-sample (a probe of 150 documents), and says what the run will cost; then the job runs. The error is expected / billed
+sample (its usual probe), and says what the run will cost; then the job runs. The error is expected / billed
 - 1 in money, that is in wall time of one engine with loading, planning and writing. The ratio is the median of the
 errors' sizes.
 """
@@ -23,10 +23,9 @@ from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.estimate import estimate_partition
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
-from docmill.ops.probe import probe
+from docmill.ops.probe import PROBE_DOCUMENTS, probe
 
 MEDIAN_TARGET, WORST_TARGET = 0.10, 0.20
-PROBE_DOCUMENTS = 150  # a tenth of most runs, a sixth of the shortest, or it would foretell itself
 LABEL = {"kind": "classify", "labels": list(LABELS)}
 TRANSLATE = {"kind": "translate"}
 SUMMARY = {"kind": "summarize", "max_output_tokens": 64}
@@ -75,7 +74,7 @@ def measure(shape: str, num_documents: int, tokenizer: ModelTokenizer) -> dict[s
         )
         job = job_in(folder, tasks)
         partition = job.partition(str(DAY))
-        probe(job, partition, num_documents=PROBE_DOCUMENTS, tokenizer=tokenizer)
+        probe(job, partition, tokenizer=tokenizer)
         estimate = estimate_partition(job, partition, tokenizer=tokenizer)
         report = run_partition(job, partition, tokenizer=tokenizer)
     assert report.estimate == estimate
@@ -105,7 +104,9 @@ def measure(shape: str, num_documents: int, tokenizer: ModelTokenizer) -> dict[s
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--documents", type=int, default=1500)
+    options.add_argument(
+        "--documents", type=int, default=3000, help="ten times the probe, or it would foretell itself"
+    )
     options.add_argument("--shapes", default=",".join(SHAPES))
     arguments = options.parse_args()
     tokenizer = ModelTokenizer(Job.model_fields["model"].default)
