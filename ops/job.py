@@ -16,10 +16,12 @@ from docmill.data.records import Partition
 from docmill.data.schemas import COMMON_COLUMNS, NEAR_DUPLICATE_OF
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.pool.config import PoolConfig
+from docmill.ops.check_limits import CheckLimits
 from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
 from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
+from docmill.ops.timetable import Arrival, Schedule
 
 RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -149,6 +151,9 @@ class Job(_Part):
     budget: Budget = Budget()
     ledger: LedgerConfig = LedgerConfig()
     reuse: Reuse = Reuse()
+    checks: CheckLimits = CheckLimits()
+    schedule: Schedule | None = None  # when Dagster runs it
+    arrival: Arrival | None = None  # or that it does when files have come
 
     @field_validator("name")
     @classmethod

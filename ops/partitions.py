@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import xxhash
+
 from docmill.data import storage
 from docmill.data.layout import source_folder
 from docmill.data.records import Partition, Shard
@@ -16,6 +20,12 @@ def find_shards(job: Job, partition: Partition) -> list[Shard]:
     if not shards:
         raise NoShards(folder, list_partitions(job))
     return shards
+
+
+def version_of(shards: Sequence[Shard]) -> str:
+    """16 hex digits that change when a file comes, goes or changes."""
+    listing = "\n".join(f"{shard.name}|{shard.num_bytes}|{shard.version}" for shard in shards)
+    return xxhash.xxh3_64_hexdigest(listing.encode())
 
 
 def list_partitions(job: Job) -> list[str]:

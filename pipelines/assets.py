@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import xxhash
 from dagster import (
+    AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
     AssetObservation,
@@ -37,13 +37,14 @@ from dagster import (
 
 from docmill.data import storage
 from docmill.data.layout import Layout, source_folder
-from docmill.data.records import Partition, Shard
+from docmill.data.records import Partition
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
-from docmill.ops.partitions import list_partitions
+from docmill.ops.partitions import list_partitions, version_of
 from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
+from docmill.pipelines.asset_checks import check_results, check_specs
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.exit_codes import RESUME
 from docmill.pipelines.partitions import day_partitions
@@ -103,7 +104,7 @@ def documents_asset(job: Job) -> AssetsDefinition:
                 shards = storage.list_shards(source_folder(job.source.uri, _partition(job, context)))
                 yield ObserveResult(
                     asset_key=key,
-                    data_version=_version(shards),
+                    data_version=DataVersion(version_of(shards)),
                     metadata=asset_metadata.documents_metadata(shards),
                 )
                 return
@@ -114,7 +115,7 @@ def documents_asset(job: Job) -> AssetsDefinition:
                     AssetObservation(
                         key,
                         partition=day,
-                        tags={DATA_VERSION_TAG: _version(shards).value},
+                        tags={DATA_VERSION_TAG: version_of(shards)},
                         metadata=asset_metadata.documents_metadata(shards),
                     )
                 )
@@ -155,12 +156,15 @@ def answer_assets(job: Job) -> AssetsDefinition:
     @multi_asset(
         name=f"{job.name}__answers",
         specs=specs,
+        check_specs=check_specs(job, tasks, report),
         can_subset=True,
         partitions_def=day_partitions(job),
         pool=ENGINE_POOL,
         retry_policy=RETRY,
     )
-    def answers(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any] | AssetObservation]:
+    def answers(
+        context: AssetExecutionContext,
+    ) -> Iterator[MaterializeResult[Any] | AssetObservation | AssetCheckResult]:
         partition = _partition(job, context)
         chosen = [name for name, key in tasks.items() if key in context.selected_asset_keys]
         with as_failures(), _no_retry_when_interrupted():
@@ -175,6 +179,8 @@ def answer_assets(job: Job) -> AssetsDefinition:
             raise _shards_failed(figures)
         for key, values in metadata.items():
             yield MaterializeResult(asset_key=key, metadata=values)
+        with as_failures():
+            yield from check_results(job, partition, figures, tasks, context.selected_asset_check_keys)
 
     return answers
 
@@ -221,8 +227,3 @@ def _shards_failed(report: Report) -> Failure:
         metadata=asset_metadata.failed_shards_metadata(report),
         allow_retries=False,  # the same files would fail again
     )
-
-
-def _version(shards: list[Shard]) -> DataVersion:
-    listing = "\n".join(f"{shard.name}|{shard.num_bytes}|{shard.version}" for shard in shards)
-    return DataVersion(xxhash.xxh3_64_hexdigest(listing.encode()))

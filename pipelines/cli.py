@@ -98,6 +98,49 @@ def plan(
         plan_command(job, partition_value=partition, tasks=tasks, probe_documents=probe, as_json=as_json)
 
 
+@app.command(epilog=EXIT_CODES_HELP)
+def backfill(
+    job: JobArgument,
+    first: Annotated[
+        str | None, typer.Option("--from", help="First day; default: the first there is.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last day; default: the last that is over.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, as a,b; default: all.")] = None,
+    max_parallel: Annotated[
+        int | None,
+        typer.Option(min=1, help="Days at once, an engine each: the pool's limit from now on, for all jobs."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Days that are up to date too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which days, and what they will cost.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it is over; exit code 3 if a day failed.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Run the days that are not up to date, as a backfill of the Dagster that `docmill ui` starts."""
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.backfill_command import backfill_command
+
+        backfill_command(
+            job,
+            first=first,
+            last=last,
+            tasks=tasks,
+            max_parallel=max_parallel,
+            everything=everything,
+            dry_run=dry_run,
+            wait=wait,
+            as_json=as_json,
+        )
+
+
 @app.command()
 def tune(
     job: JobArgument,

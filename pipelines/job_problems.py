@@ -50,6 +50,11 @@ def combination_problems(job: Job) -> list[str]:
             f"source.start_date: is missing. Say the first day that lies under {source.partition_key}=..., "
             "or set source.partition_key: null if the source is not cut into days"
         )
+    if job.schedule is not None and not _is_cron(job.schedule.cron):
+        problems.append(
+            f"schedule.cron: {job.schedule.cron!r} is no cron string; expected minute, hour, day of the month, "
+            'month and day of the week, e.g. "30 2 * * *" for every night at half past two'
+        )
     if len(set(source.carry)) < len(source.carry):
         problems.append("source.carry: a column stands more than once; list each once")
     # Shards of an unpartitioned source are all files below it, and a task's folder could be the source itself.
@@ -61,6 +66,12 @@ def combination_problems(job: Job) -> list[str]:
         if source_uri.startswith(answers):
             problems.append(f"output.uri: answers of task {task!r} would be written over the documents")
     return problems
+
+
+def _is_cron(cron: str) -> bool:
+    from dagster._utils.schedules import is_valid_cron_string  # as Dagster itself will look at it
+
+    return is_valid_cron_string(cron)
 
 
 def _describe(details: ErrorDetails, from_environment: set[str]) -> str:
@@ -101,7 +112,9 @@ def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
     parts = list(location)
     if len(parts) > 2 and (parts[0] == "tasks" or parts[:2] == ["source", "generate"]):
         del parts[2]
-    return parts
+    return [
+        part for part in parts if not str(part).startswith(("literal[", "tuple["))
+    ]  # of "one of these types"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

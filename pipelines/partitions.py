@@ -18,4 +18,7 @@ def day_partitions(job: Job) -> DailyPartitionsDefinition | None:
         first, last = min(source.generate.days), max(source.generate.days)
         return DailyPartitionsDefinition(str(first), end_date=str(last + timedelta(days=1)))
     assert source.start_date is not None, "job_files asks for it"
-    return DailyPartitionsDefinition(str(source.start_date))
+    # A day is over when it is where the schedule's clock hangs.
+    return DailyPartitionsDefinition(
+        str(source.start_date), timezone=job.schedule.timezone if job.schedule else None
+    )

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from docmill.data.retries import DEFAULT_RETRY_SECONDS, RETRY_SECONDS
+from docmill.ops.check_limits import CheckLimits
 from docmill.ops.job import Budget, Job, LedgerConfig
 from docmill.pipelines.cli import app
 from docmill.pipelines.exit_codes import ExitCode
@@ -40,9 +41,11 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_the_tables_keys_and_defaults_are_the_codes() -> None:
-    rows = dict(re.findall(r"^\| `(ledger|budget|pool)\.\*` \| (.*) \|$", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(ledger|budget|pool|checks)\.\*` \| (.*) \|$", README, re.MULTILINE))
     defaults = {name: float(value) for name, value in re.findall(r"`(\w+)` \((\d+)\)", rows["ledger"])}
     assert defaults == LedgerConfig().model_dump()
+    limits = {name: float(value) for name, value in re.findall(r"`(\w+)` \(([\d.]+)\)", rows["checks"])}
+    assert limits == CheckLimits().model_dump()
     assert set(re.findall(r"`(\w+)`", rows["budget"])) == set(Budget.model_fields)
     assert f"tries again for {DEFAULT_RETRY_SECONDS:.0f} s (`{RETRY_SECONDS}`)" in README
     assert f"ends within {STOP_SECONDS:.0f} s" in README

@@ -108,6 +108,30 @@ class Ui:
             time.sleep(1)
         raise AssertionError(f"not finished: {runs}")
 
+    def runs_started_by(self, *tags: str) -> set[tuple[str, str, str]]:
+        """Job, starter and day of successful runs, when there is one with each of the tags."""
+        found: set[tuple[str, str, str]] = set()
+        for _ in range(240):
+            runs = self.ask("{runsOrError {... on Runs {results {status jobName tags {key value}}}}}")[
+                "runsOrError"
+            ]["results"]
+            assert not [run for run in runs if run["status"] == "FAILURE"]
+            done = [
+                (run["jobName"], {tag["key"]: tag["value"] for tag in run["tags"]})
+                for run in runs
+                if run["status"] == "SUCCESS"
+            ]
+            found = {
+                (job, known[tag], known["dagster/partition"])
+                for job, known in done
+                for tag in tags
+                if tag in known
+            }
+            if all(any(tag in known for _, known in done) for tag in tags):
+                return found
+            time.sleep(1)
+        raise AssertionError(f"not all have started and succeeded: {found}")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -138,3 +162,60 @@ def test_two_days_at_once_run_one_after_the_other(
     first, second = ui.finished_runs(2)
     assert (first["status"], second["status"]) == ("SUCCESS", "SUCCESS")
     assert first["endTime"] <= second["startTime"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_daemon_starts_runs_by_the_clock_and_by_the_files(
+    start_ui: Callable[[], Ui],
+    write_job: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Two jobs, on as soon as they are there: nobody switches anything on."""
+    path = write_job(schedule={"cron": "* * * * *"})
+    write_job(
+        "arriving",
+        name="arriving",
+        output__uri="others",
+        arrival={"settled_minutes": 0, "interval_seconds": 2},
+        source__generate__days=["2026-11-20"],
+    )
+    monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    ui = start_ui()
+    started = ui.runs_started_by("dagster/schedule_name", "dagster/sensor_name")
+    assert started == {
+        ("tickets", "tickets__schedule", "2026-11-20"),
+        ("arriving", "arriving__arrivals", "2026-11-20"),
+    }
+    assert (tmp_path / "jobs/others/topics/dt=2026-11-20").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_backfill_runs_the_days_two_at_a_time_and_each_once(
+    start_ui: Callable[[], Ui], write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    days = [f"2026-11-{day}" for day in range(15, 20)]
+    path = write_job(source__generate__days=days)
+    monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    assert cli("run", path, "--partition", days[0]).exit_code == 0  # so there is nothing to do about it
+    ui = start_ui()
+    ui.repository()
+    found = cli.json("backfill", path, "--max-parallel", 2, "--wait")
+    assert found["days"] == {"to_run": days[1:], "up_to_date": days[:1], "not_over": []}
+    assert found["backfill"]["state"] == {
+        "is_over": True,
+        "succeeded": 4,
+        "failed": 0,
+        "running": 0,
+        "total": 4,
+    }
+    runs = ui.finished_runs(4)
+    assert {run["status"] for run in runs} == {"SUCCESS"}
+    moments = sorted([(run["startTime"], 1) for run in runs] + [(run["endTime"], -1) for run in runs])
+    together = [sum(change for _, change in moments[: place + 1]) for place in range(len(moments))]
+    assert max(together) == 2
+    again = cli.json("backfill", path, "--wait")
+    assert again["days"]["to_run"] == []
+    assert "backfill" not in again

@@ -1,0 +1,176 @@
+"""What a reader of answers wants to be sure of: looked at after every run, with the limits of the job (`check_limits`).
+
+A check compares figures that the report has already, or reads one column of the answers. It never stops a run: what it
+finds is shown, and in Dagster what failed keeps back the assets that are made of the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import polars as pl
+
+from docmill.data.answers import scan_answers
+from docmill.data.errors import NoAnswers
+from docmill.data.records import Partition
+from docmill.ops.job import Job
+from docmill.ops.report import Report
+from docmill.ops.tasks import Classify
+
+DAYS_BEFORE = 7  # that labels are compared with
+FEWEST_ROWS = 100  # with a label, in those days and in this one: fewer shift by chance
+
+
+@dataclass(frozen=True)
+class Check:
+    """One result. `words` say what was found and what was allowed."""
+
+    passed: bool
+    words: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckKind:
+    """`is_error`: what fails it is wrong, and no reader should get it; else it is worth a look."""
+
+    description: str
+    is_error: bool
+
+
+BALANCED, FAILED, TRUNCATED, EMPTY, LABELS = (
+    "counts_balance",
+    "failed_share",
+    "truncated_share",
+    "empty_share",
+    "label_shift",
+)
+BUDGET, ESTIMATE = "within_budget", "as_estimated"
+
+KINDS = {
+    BALANCED: CheckKind("Every row is accounted for: rows = ok + failed + skipped", is_error=True),
+    FAILED: CheckKind("Few of the rows that were asked about have no answer", is_error=True),
+    TRUNCATED: CheckKind("Few answers are cut off at the task's token limit", is_error=False),
+    EMPTY: CheckKind("Few answers are empty", is_error=False),
+    LABELS: CheckKind("Labels are spread as in the week before", is_error=False),
+    BUDGET: CheckKind("The run cost no more than `budget.max_usd`", is_error=False),
+    ESTIMATE: CheckKind("The bill is about what `docmill plan` expected", is_error=False),
+}
+
+
+def task_check_names(job: Job, task: str) -> list[str]:
+    """The checks of one task's answers."""
+    if isinstance(job.tasks[task], Classify):
+        return [BALANCED, FAILED, *([LABELS] if job.source.partition_key else [])]
+    return [BALANCED, FAILED, TRUNCATED, EMPTY]
+
+
+def report_check_names(job: Job) -> list[str]:
+    """The checks of a run as a whole."""
+    return [*([BUDGET] if job.budget.max_usd is not None else []), ESTIMATE]
+
+
+def check_task(name: str, job: Job, partition: Partition, report: Report, task: str) -> Check:
+    """One of `task_check_names`, of answers that are finished."""
+    return _OF_A_TASK[name](job, partition, report, task)
+
+
+def check_report(name: str, job: Job, report: Report) -> Check:
+    """One of `report_check_names`."""
+    return _OF_A_REPORT[name](job, report)
+
+
+def _balanced(_job: Job, _partition: Partition, report: Report, task: str) -> Check:
+    counts = report.tasks[task].counts
+    words = f"{counts.rows:,} rows: {counts.ok:,} ok, {counts.failed:,} failed, {counts.skipped:,} skipped"
+    return Check(counts.balanced, words, {"rows": counts.rows})
+
+
+def _failed(job: Job, _partition: Partition, report: Report, task: str) -> Check:
+    counts = report.tasks[task].counts
+    return _share(
+        counts.failed, counts.ok + counts.failed, job.checks.max_failed_share, "rows have no answer"
+    )
+
+
+def _truncated(job: Job, _partition: Partition, report: Report, task: str) -> Check:
+    figures = report.tasks[task]
+    return _share(
+        figures.truncated_answers, figures.counts.ok, job.checks.max_truncated_share, "answers are cut off"
+    )
+
+
+def _empty(job: Job, partition: Partition, _report: Report, task: str) -> Check:
+    column = job.tasks[task].columns[0].name
+    answers = scan_answers(job.output.uri, task, first=partition.value, last=partition.value)
+    ok = answers.filter(pl.col("status") == "ok")
+    num_empty, num_ok = (
+        ok.select((pl.col(column).cast(pl.String).str.strip_chars() == "").sum(), pl.len()).collect().row(0)
+    )
+    return _share(num_empty, num_ok, job.checks.max_empty_share, "answers are empty")
+
+
+def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check:
+    day = date.fromisoformat(str(partition.value))
+    try:
+        before = _spread(job, task, day - timedelta(days=DAYS_BEFORE), day - timedelta(days=1))
+    except NoAnswers:
+        before = {}
+    now = _spread(job, task, day, day)
+    if min(sum(before.values()), sum(now.values())) < FEWEST_ROWS:
+        return Check(True, f"fewer than {FEWEST_ROWS} labels in this day or the {DAYS_BEFORE} before it")
+    shift = sum(abs(_part(now, label) - _part(before, label)) for label in {*before, *now}) / 2
+    most = max({*before, *now}, key=lambda label: abs(_part(now, label) - _part(before, label)))
+    limit = job.checks.max_label_shift
+    words = (
+        f"{shift:.1%} of the rows have another label than in the {DAYS_BEFORE} days before (allowed {limit:.1%}); "
+        f"{most!r} most: {_part(now, most):.1%}, before {_part(before, most):.1%}"
+    )
+    return Check(shift <= limit, words, {"shift": shift})
+
+
+def _spread(job: Job, task: str, first: date, last: date) -> dict[str, int]:
+    """Rows by label."""
+    answers = scan_answers(job.output.uri, task, first=first, last=last)
+    counted = answers.filter(pl.col("status") == "ok").group_by("label").len().collect()
+    return dict(counted.iter_rows())
+
+
+def _part(spread: Mapping[str, int], label: str) -> float:
+    return spread.get(label, 0) / sum(spread.values())
+
+
+def _budget(job: Job, report: Report) -> Check:
+    limit, usd = job.budget.max_usd, report.cost.usd
+    if limit is None or usd is None:
+        return Check(True, "the cost is not known: `prices.usd_per_hour` says nothing about the device")
+    return Check(usd <= limit, f"{usd:.4f} USD of {limit:.4f}", {"usd": usd})
+
+
+def _as_estimated(job: Job, report: Report) -> Check:
+    expected = report.estimate.usd.expected if report.estimate and report.estimate.usd else None
+    if not expected or report.cost.usd is None:
+        return Check(True, "`docmill plan` was not asked before, or there are no prices")
+    error = report.cost.usd / expected - 1
+    limit = job.checks.max_estimate_error
+    more = "more" if error > 0 else "less"
+    words = f"{report.cost.usd:.4f} USD, {abs(error):.0%} {more} than expected (allowed {limit:.0%})"
+    return Check(abs(error) <= limit, words, {"error": error})
+
+
+def _share(part: int, whole: int, limit: float, what: str) -> Check:
+    share = part / whole if whole else 0.0
+    words = f"{part:,} of {whole:,} {what}, {share:.1%} (allowed {limit:.1%})"
+    return Check(share <= limit, words, {"share": share})
+
+
+_OF_A_TASK: dict[str, Callable[[Job, Partition, Report, str], Check]] = {
+    BALANCED: _balanced,
+    FAILED: _failed,
+    TRUNCATED: _truncated,
+    EMPTY: _empty,
+    LABELS: _labels,
+}
+_OF_A_REPORT: dict[str, Callable[[Job, Report], Check]] = {BUDGET: _budget, ESTIMATE: _as_estimated}

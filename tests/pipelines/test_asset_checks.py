@@ -1,0 +1,116 @@
+"""The checks as Dagster sees them: there before the first run, evaluated by each, and what a failure keeps back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetCheckSeverity, AssetKey, DagsterInstance, asset, materialize
+
+from docmill.pipelines.assets import answer_assets, documents_asset
+from docmill.pipelines.job_files import load_job
+
+WriteJob = Callable[..., Path]
+DAY = "2026-11-20"
+
+
+def run(path: Path, *others: Any, **options: Any) -> Any:
+    job = load_job(str(path))
+    with DagsterInstance.ephemeral() as instance:
+        return materialize(
+            [documents_asset(job), answer_assets(job), *others],
+            selection=[answer_assets(job), *others],
+            partition_key=DAY,
+            instance=instance,
+            raise_on_error=False,
+            **options,
+        )
+
+
+def by_name(result: Any) -> dict[tuple[str, str], Any]:
+    return {
+        (found.asset_key.path[-1], found.check_name): found for found in result.get_asset_check_evaluations()
+    }
+
+
+def test_every_run_evaluates_all_checks(write_job: WriteJob) -> None:
+    result = run(write_job(budget={"max_usd": 5.0}))
+    assert result.success
+    found = by_name(result)
+    assert set(found) == {
+        ("translations", "counts_balance"),
+        ("translations", "failed_share"),
+        ("translations", "truncated_share"),
+        ("translations", "empty_share"),
+        ("topics", "counts_balance"),
+        ("topics", "failed_share"),
+        ("topics", "label_shift"),
+        ("report", "within_budget"),
+        ("report", "as_estimated"),
+    }
+    assert all(check.passed for check in found.values())
+    assert found["topics", "counts_balance"].description.startswith("12 rows: 12 ok")
+
+
+@pytest.mark.parametrize(
+    ("checks", "severity", "is_kept_back"),
+    [
+        ({"max_truncated_share": 0.0}, AssetCheckSeverity.WARN, False),
+        ({"max_failed_share": 0.0}, AssetCheckSeverity.ERROR, True),
+    ],
+)
+def test_an_error_keeps_back_what_is_made_of_the_answers_and_a_warning_does_not(
+    checks: dict[str, float],
+    severity: AssetCheckSeverity,
+    is_kept_back: bool,
+    write_job: WriteJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of twelve rows one is cut off and one has no answer."""
+    path = write_job(checks=checks)
+    job = load_job(str(path))
+    run_with_trouble(monkeypatch)
+
+    @asset(deps=[AssetKey([job.name, "translations"])], partitions_def=answer_assets(job).partitions_def)
+    def page() -> None:
+        pass
+
+    result = run(path, page)
+    failing = {check.check_name: check for check in by_name(result).values() if not check.passed}
+    assert [check.severity for check in failing.values()] == [severity]
+    built = {event.asset_key.path[-1] for event in result.get_asset_materialization_events()}
+    assert "translations" in built, "the answers themselves are there"
+    assert ("page" in built) != is_kept_back
+
+
+def run_with_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    from docmill.pipelines import assets
+
+    real = assets.run_partition
+
+    def run_partition(*arguments: Any, **options: Any) -> Any:
+        report = real(*arguments, **options)
+        figures = report.tasks["translations"]
+        counts = figures.counts.model_copy(update={"ok": 11, "failed": 1})
+        figures = figures.model_copy(update={"counts": counts, "truncated_answers": 1})
+        return report.model_copy(update={"tasks": report.tasks | {"translations": figures}})
+
+    monkeypatch.setattr(assets, "run_partition", run_partition)
+
+
+def test_a_run_of_one_task_evaluates_its_own_checks(write_job: WriteJob) -> None:
+    job = load_job(str(write_job()))
+    with DagsterInstance.ephemeral() as instance:
+        result = materialize(
+            [documents_asset(job), answer_assets(job)],
+            selection=[AssetKey([job.name, "topics"])],
+            partition_key=DAY,
+            instance=instance,
+        )
+    assert set(by_name(result)) == {
+        ("topics", "counts_balance"),
+        ("topics", "failed_share"),
+        ("topics", "label_shift"),
+    }
