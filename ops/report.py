@@ -10,6 +10,7 @@ import platform
 import resource
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import reduce
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,15 @@ class Counts(_Figures):
     def balanced(self) -> bool:
         """Whether every row is accounted for."""
         return self.rows == self.ok + self.failed + self.skipped
+
+    @property
+    def failed_share(self) -> float:
+        """Of all rows."""
+        return self.failed / self.rows if self.rows else 0.0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields})
 
 
 class Tokens(_Figures):
@@ -234,6 +244,11 @@ class Report(_Figures):
     peak_memory_mib: float
     machine: Machine
     versions: dict[str, str]
+
+    @property
+    def answers(self) -> Counts:
+        """Of all tasks together: a document counts once for each."""
+        return reduce(Counts.plus, (task.counts for task in self.tasks.values()), Counts())
 
     @property
     def engine_seconds(self) -> float:
