@@ -33,7 +33,9 @@ def scan_answers(
     """
     finished = finished_partitions(output_uri, first=_text(first), last=_text(last))
     files = {
-        partition: [Layout(output_uri, partition).answers(task, file.name) for file in manifest.tasks[task].files]
+        partition: [
+            Layout(output_uri, partition).answers(task, file.name) for file in manifest.tasks[task].files
+        ]
         for partition, manifest in finished.items()
         if task in manifest.tasks
     }

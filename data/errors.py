@@ -61,7 +61,9 @@ class NoAnswers(DataError):
     """There is nothing to read. Carries the `task`, and the `tasks` of which there are answers."""
 
     def __init__(self, output_uri: str, task: str, tasks: list[str]):
-        there = f"there are those of {', '.join(tasks)}" if tasks else "no run of these partitions is finished"
+        there = (
+            f"there are those of {', '.join(tasks)}" if tasks else "no run of these partitions is finished"
+        )
         super().__init__(f"{output_uri}: no finished answers of task {task!r}; {there}")
         self.task, self.tasks = task, tasks
 

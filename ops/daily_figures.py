@@ -1,4 +1,4 @@
-"""What each task of each day did, took and cost: a row for each, as `docmill report` writes it and notebooks read it."""
+"""What each task of each day did, took and cost: a row for each, for `docmill report` and for notebooks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def as_frame(rows: list[TaskDay]) -> pl.DataFrame:
     """A column for each field of `TaskDay`."""
     import polars as pl
 
-    types = {
+    types: dict[str, pl.DataType | type[pl.DataType]] = {
         "str": pl.String,
         "int": pl.Int64,
         "float": pl.Float64,

@@ -118,7 +118,9 @@ class Finished(Generic[Key]):
     task_name: str
     answer: Answer
     failed: FailedRequest | None = None  # where the answer is `failed` because of a request
-    seconds: float = 0.0  # from its first request in the engine to its last answer; 0 where the engine was spared
+    seconds: float = (
+        0.0  # from its first request in the engine to its last answer; 0 where the engine was spared
+    )
 
 
 class Dialogues(Generic[Key]):

@@ -26,7 +26,9 @@ class History:
     """Reports by partition, in the order of their days."""
 
     reports: dict[Partition, Report] = field(default_factory=dict)
-    unreadable: list[Partition] = field(default_factory=list)  # finished, with a report of another docmill or none
+    unreadable: list[Partition] = field(
+        default_factory=list
+    )  # finished, with a report of another docmill or none
 
 
 def read_history(output_uri: str, *, first: str | None = None, last: str | None = None) -> History:

@@ -142,7 +142,9 @@ class SlowDocument(_Figures):
     shard: str
     row: int  # in the shard, from 0
     task: str
-    seconds: float  # from its first request in the engine to its last answer, waiting for a place there included
+    seconds: (
+        float  # from its first request in the engine to its last answer, waiting for a place there included
+    )
     prompt_tokens: int
     output_tokens: int
 

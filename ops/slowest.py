@@ -1,4 +1,4 @@
-"""The documents that the engine took longest over: a few of them, by their ids. Their texts stand only in the source."""
+"""The documents that the engine took longest over: a few, by their ids. Their texts stand only in the source."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How many answers had how many tokens, counted as they come: a fixed number of bins, whatever the size of the corpus.
 
-Each bin is a fifth wider than the one before it (a quarter of a doubling), so that ten tokens and a hundred thousand are
-told apart equally well. Bins add up over units, runs and days.
+Each bin is a fifth wider than the one before it (a quarter of a doubling), so that ten tokens and a hundred thousand
+are told apart equally well. Bins add up over units, runs and days.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ DOUBLINGS = 24  # the last bin has everything from 16 million tokens on
 
 # The least number of tokens in each bin. Below 8 tokens there are fewer whole numbers than quarters of doublings.
 BOUNDS = tuple(
-    sorted({0, *(round(2 ** (step / BINS_PER_DOUBLING)) for step in range(BINS_PER_DOUBLING * DOUBLINGS + 1))})
+    sorted(
+        {0, *(round(2 ** (step / BINS_PER_DOUBLING)) for step in range(BINS_PER_DOUBLING * DOUBLINGS + 1))}
+    )
 )
 
 TokenBins = dict[int, int]  # least number of tokens of a bin -> how many answers; empty bins are left out

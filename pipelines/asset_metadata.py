@@ -85,9 +85,7 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         "engine_busy_share": round(report.rates.engine_busy_share, 3),
         "engine_full_share": round(report.rates.engine_full_share, 3),
         "seconds": round(report.seconds.wall, 2),
-        **{
-            f"{stage}_seconds": round(seconds, 2) for stage, seconds in report.seconds if stage != "wall"
-        },
+        **{f"{stage}_seconds": round(seconds, 2) for stage, seconds in report.seconds if stage != "wall"},
         **{f"idle_{cause}_seconds": round(seconds, 2) for cause, seconds in report.idle},
         "paid_engine_seconds": round(report.engine_seconds, 2),
         "peak_memory_mib": round(report.peak_memory_mib, 1),

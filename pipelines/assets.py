@@ -187,7 +187,9 @@ def _partition(job: Job, context: AssetExecutionContext) -> Partition:
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
     ensure_source(job)
     with StopSignals(EventLogProgress(context.log)) as signals:
-        report = run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)
+        report = run_partition(
+            job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
+        )
     write_report_page(job, partition, report)
     return report
 

@@ -211,13 +211,16 @@ def show(
 def report(
     job: JobArgument,
     partition: Partition = None,
-    first: Annotated[str | None, typer.Option("--from", help="First day; default: the first there is.")] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="First day; default: the first there is.")
+    ] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last day, included; default: the last.")] = None,
     csv: Annotated[
         str | None, typer.Option(metavar="FILE", help="Also write a row for each day and task, as CSV.")
     ] = None,
     parquet: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The same as Parquet; FILE may be an address, as s3://...")
+        str | None,
+        typer.Option(metavar="FILE", help="The same as Parquet; FILE may be an address, as s3://..."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

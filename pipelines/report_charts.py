@@ -31,6 +31,7 @@ class Picture:
     caption: str
     svg: Markup
 
+
 _LEFT_OUT = {"defs", "script", "style"}
 _OWN_CLASSES = {"tooltip-overlay", "background"}
 
@@ -52,15 +53,17 @@ def over_time(caption: str, seconds: Sequence[float], lines: Mapping[str, Sequen
     return _drawn(chart, caption)
 
 
-def bars(caption: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]], *, shown_as: Format) -> Picture:
+def bars(
+    caption: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]], *, shown_as: Format
+) -> Picture:
     """Lying bars, a row for each name, with their numbers."""
     num_bars = len(names) * len(series)
     chart = pygal.HorizontalBar(
         **_settings(len(series), height=num_bars * BAR_HEIGHT + 50),
         print_values=True,
         print_values_position="top",
-        show_x_guides=False,
-        show_y_labels=False,
+        show_x_labels=False,  # of the numbers: pygal calls the axes by where they are drawn
+        show_y_guides=False,
         value_formatter=shown_as,
         range=(0, _room_for_numbers([value for values in series.values() for value in values])),
     )
@@ -73,7 +76,10 @@ def bars(caption: str, names: Sequence[str], series: Mapping[str, Sequence[float
 def shares(caption: str, parts: Mapping[str, float], *, shown_as: Format) -> Picture:
     """One lying bar, cut into its parts."""
     chart = pygal.HorizontalStackedBar(
-        **_settings(len(parts), height=120), show_y_guides=False, show_y_labels=False, value_formatter=shown_as
+        **_settings(len(parts), height=120),
+        show_x_labels=False,
+        show_y_guides=False,
+        value_formatter=shown_as,
     )
     chart.x_labels = [""]
     for name, value in parts.items():

@@ -78,7 +78,9 @@ def report_page(report: Report, earlier: Sequence[Report] = (), *, replay: str =
     """The page as HTML. `earlier`: reports of runs to compare it with, the latest last."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         report=report,
@@ -109,9 +111,17 @@ def _tiles(report: Report) -> list[Tile]:
     return [
         Tile("documents", f"{report.documents:,}", f"{report.shards:,} shards, {report.requests:,} requests"),
         Tile("failed answers", f"{answers.failed:,}", f"{answers.failed_share:.2%} of {answers.rows:,}"),
-        Tile("time", duration(report.seconds.wall), f"{report.workers:,} engine{'s' if report.workers > 1 else ''}"),
-        Tile("documents/s", f"{rates.documents_per_second:,.1f}", f"engine full {rates.engine_full_share:.0%}"),
-        Tile("USD", usd(cost.usd), f"at {cost.usd_per_hour:g} an hour" if cost.usd_per_hour is not None else ""),
+        Tile(
+            "time",
+            duration(report.seconds.wall),
+            f"{report.workers:,} engine{'s' if report.workers > 1 else ''}",
+        ),
+        Tile(
+            "documents/s", f"{rates.documents_per_second:,.1f}", f"engine full {rates.engine_full_share:.0%}"
+        ),
+        Tile(
+            "USD", usd(cost.usd), f"at {cost.usd_per_hour:g} an hour" if cost.usd_per_hour is not None else ""
+        ),
         Tile("USD for 1,000 documents", usd(cost.usd_per_1000_documents)),
     ]
 
@@ -189,7 +199,11 @@ def _tokens(report: Report) -> Section:
             series = {name: [bins.get(bound, 0) for bound in bounds] for name, bins in counts.items()}
             labels = [_short(bound) for bound in bounds]
             pictures.append(charts.columns(caption, labels, series, shown_as=_short))
-    note = "Answers by their tokens; each column reaches to the next one's number." if pictures else "No answers."
+    note = (
+        "Answers by their tokens; each column reaches to the next one's number."
+        if pictures
+        else "No answers."
+    )
     return Section("Tokens", note=note, pictures=pictures)
 
 

@@ -1,6 +1,6 @@
 """What a report says of a run over time, as series of numbers for its page: all engines together, on one clock.
 
-The clock of each engine begins when it is first fed. Between two looks at an engine its counts are taken to grow evenly.
+The clock of each engine begins when it is first fed. Between two looks at it, its counts are taken to grow evenly.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def tasks_table(report: Report) -> Table:
                 usd(task.usd),
             ]
         )
-    header = "task|ok|failed|skipped|requests|spared|prompt tokens|cached|output tokens|cut off|engine time|USD"
+    header = (
+        "task|ok|failed|skipped|requests|spared|prompt tokens|cached|output tokens|cut off|engine time|USD"
+    )
     return Table(header.split("|"), rows)
 
 
@@ -62,7 +64,9 @@ def slowest_table(report: Report) -> Table:
 
 def reasons_table(report: Report) -> Table:
     """Why rows have no answer, by task, and how many of the requests behind them are dead letters."""
-    reasons = sorted({*report.dead_letters_by_reason, *(name for task in report.tasks.values() for name in task.errors)})
+    reasons = sorted(
+        {*report.dead_letters_by_reason, *(name for task in report.tasks.values() for name in task.errors)}
+    )
     rows = [
         [
             reason,

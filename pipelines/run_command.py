@@ -69,7 +69,7 @@ def demo_command(*, as_json: bool) -> None:
 
 
 def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
-    """Run with progress on stderr, and write the report's page. SIGTERM and Ctrl-C end it cleanly, see `stop_signals`."""
+    """Run with progress on stderr, and make the report's page. SIGTERM and Ctrl-C end it cleanly (`stop_signals`)."""
     console = stderr_console()
 
     def on_stop() -> None:
@@ -81,6 +81,8 @@ def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
         shown_progress(console) as on_progress,
         StopSignals(on_progress, on_stop=on_stop, impatient=True) as signals,
     ):
-        report = run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)
+        report = run_partition(
+            job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
+        )
     write_report_page(job, partition, report)
     return report

@@ -37,7 +37,7 @@ def check_answers(outcome: JobOutcome, job: JobFolder, right: Undisturbed) -> No
 
 
 def check_objects(outcome: JobOutcome, job: JobFolder) -> None:
-    """Nothing lies in the output but answers, plan, report, its page, manifest, profile and the requests for later runs.
+    """Nothing lies in the output but answers, plan, report and page, manifest, profile and requests for later runs.
 
     No upload was left half done.
     """

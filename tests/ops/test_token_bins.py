@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,9 @@ def test_every_number_is_counted_in_the_bin_that_holds_it(numbers: list[int]) ->
     add_to_bins(bins, numbers)
     assert sum(bins.values()) == len(numbers)
     for number in numbers:
-        (bound,) = [low for low, high in zip(BOUNDS, [*BOUNDS[1:], 1 << 62], strict=True) if low <= number < high]
+        (bound,) = [
+            low for low, high in zip(BOUNDS, [*BOUNDS[1:], 1 << 62], strict=True) if low <= number < high
+        ]
         assert bins[bound] > 0
 
 
@@ -33,7 +37,7 @@ def test_bins_of_parts_add_up_to_those_of_the_whole(parts: list[list[int]]) -> N
 
 def test_a_bin_is_a_fifth_wider_than_the_one_before() -> None:
     large = [bound for bound in BOUNDS if bound >= 64]
-    ratios = [high / low for low, high in zip(large, large[1:], strict=False)]
+    ratios = [high / low for low, high in pairwise(large)]
     assert min(ratios) == pytest.approx(2 ** (1 / 4), rel=0.02)
     assert max(ratios) == pytest.approx(2 ** (1 / 4), rel=0.02)
     assert len(BOUNDS) < 100

@@ -130,8 +130,14 @@ def test_a_job_without_partitions_has_one_report(write_job: WriteJob, cli: Cli) 
         (["--from", "yesterday"], "--from takes a day such as 2026-11-20, not 'yesterday'"),
         (["--to", "2026-11-31"], "--to takes a day such as 2026-11-20, not '2026-11-31'"),
         (["--partition", DAY, "--to", DAY], "leave one of them out"),
-        (["--partition", OTHER_DAY], f"partition {OTHER_DAY} has no finished run; those that have one: {DAY}"),
-        (["--from", "2027-01-01"], f"no partition has a finished run in these days; those that have one: {DAY}"),
+        (
+            ["--partition", OTHER_DAY],
+            f"partition {OTHER_DAY} has no finished run; those that have one: {DAY}",
+        ),
+        (
+            ["--from", "2027-01-01"],
+            f"no partition has a finished run in these days; those that have one: {DAY}",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_what_there_is(
