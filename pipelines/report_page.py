@@ -101,7 +101,7 @@ def report_page(report: Report, earlier: Sequence[Report] = (), *, replay: str =
             ),
             _estimate(report),
             _runs([*earlier, report]),
-            Section("What ran", table=Table(("", ""), _what_ran(report))),
+            Section("What ran", table=Table((), _what_ran(report))),
         ],
     )
 

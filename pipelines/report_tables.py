@@ -15,7 +15,7 @@ ID_CHARS = 80
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, and rows of which the first cell is the row's name."""
+    """A heading (none: rows are a name and what it is), and rows of which the first cell is the row's name."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -78,7 +78,7 @@ def test_the_rows_can_be_written_to_a_file(two_days: Path, cli: Cli, tmp_path: P
 
 
 def test_what_was_expected_stands_beside_the_bill(write_job: WriteJob, cli: Cli) -> None:
-    path = write_job()
+    path = write_job(engine={"kind": "fake", "extra": {"step_seconds": 0.01}})
     assert cli("run", path, "--partition", OTHER_DAY).exit_code == 0
     assert cli("plan", path, "--partition", DAY, "--probe", "0").exit_code == 0
     assert cli("run", path, "--partition", DAY).exit_code == 0
