@@ -32,11 +32,14 @@ class History:
 
 
 def read_history(output_uri: str, *, first: str | None = None, last: str | None = None) -> History:
-    """Of the finished partitions from `first` to `last`, both included, see `data.finished`."""
+    """Of the finished partitions from `first` to `last`, both included, see `data.finished`.
+
+    Without their timelines: a year of them would fill the memory, and nobody adds them up.
+    """
     partitions = list(finished_partitions(output_uri, first=first, last=last))
     history = History()
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        reports = pool.map(lambda partition: read_report(output_uri, partition), partitions)
+        reports = pool.map(lambda partition: _read_without_timeline(output_uri, partition), partitions)
         for partition, report in zip(partitions, reports, strict=True):
             if report is None:
                 history.unreadable.append(partition)
@@ -46,7 +49,10 @@ def read_history(output_uri: str, *, first: str | None = None, last: str | None 
 
 
 def reports_before(output_uri: str, partition: Partition, *, most: int) -> list[Report]:
-    """Of the last finished partitions before this one, the latest last. Reads no more than it needs."""
+    """Of the last finished partitions before this one, the latest last and without their timelines.
+
+    Reads no more than it needs.
+    """
     if partition.value is None:
         return []
     earlier = [each for each in list_run_partitions(output_uri, last=partition.value) if each != partition]
@@ -71,6 +77,13 @@ def _latest(output_uri: str, partitions: Iterable[Partition], most: int) -> Iter
             return
         if read_manifest(Layout(output_uri, partition).manifest) is None:
             continue
-        if report := read_report(output_uri, partition):
+        if report := _read_without_timeline(output_uri, partition):
             most -= 1
             yield report
+
+
+def _read_without_timeline(output_uri: str, partition: Partition) -> Report | None:
+    report = read_report(output_uri, partition)
+    if report is not None:
+        report.timeline.clear()
+    return report

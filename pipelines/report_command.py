@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docmill.data import storage
 from docmill.data.errors import StorageError
@@ -56,8 +56,8 @@ def report_command(
             {
                 "job": job.name,
                 "days": [asdict(row) for row in rows],
-                "tasks": {name: asdict(total) for name, total in add_up_by_task(rows).items()},
-                "total": asdict(add_up(rows)),
+                "tasks": {name: _as_json(total) for name, total in add_up_by_task(rows).items()},
+                "total": _as_json(add_up(rows)),
                 "not_finished": unfinished,
                 "unreadable": [_name(partition) for partition in history.unreadable],
             }
@@ -171,6 +171,10 @@ def _cells(total: Totals) -> list[str]:
         *("?" if usd is None else f"{usd:.4f}" for usd in (total.usd, total.usd_per_1000_documents)),
         "-" if total.usd_expected is None else f"{total.usd_expected:.4f}",
     ]
+
+
+def _as_json(total: Totals) -> dict[str, Any]:
+    return asdict(total) | {"failed_share": total.failed_share, "over_estimate": total.over_estimate}
 
 
 def _as_parquet(rows: list[TaskDay]) -> bytes:

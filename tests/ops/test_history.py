@@ -35,6 +35,11 @@ def test_reports_come_in_the_order_of_their_days(three_days: Any) -> None:
         ("2026-11-20", 3),
     ]
     assert list(read_history(output, first=DAYS[1], last=DAYS[1]).reports) == [Partition("dt", DAYS[1])]
+    # Of many days, timelines would fill the memory.
+    assert not any(report.timeline for report in history.reports.values())
+    alone = read_report(output, Partition("dt", DAYS[0]))
+    assert alone is not None
+    assert alone.timeline
 
 
 def test_a_day_without_a_manifest_has_no_report_yet(three_days: Any) -> None:

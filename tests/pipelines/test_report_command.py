@@ -46,6 +46,8 @@ def test_days_are_added_up_by_task_and_in_all(two_days: Path, cli: Cli) -> None:
     topics = told["tasks"]["topics"]
     assert topics["prompt_tokens"] == sum(report["tasks"]["topics"]["tokens"]["prompt"] for report in reports)
     assert topics["usd_per_1000_documents"] == pytest.approx(topics["usd"] / (2 * DOCUMENTS) * 1000)
+    assert told["total"]["failed_share"] == 0
+    assert told["total"]["over_estimate"] is None
     assert told["not_finished"] == told["unreadable"] == []
 
 

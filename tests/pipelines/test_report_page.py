@@ -199,7 +199,7 @@ def test_a_page_that_cannot_be_made_fails_no_run(
     path = write_job()
     done = cli("run", path, "--partition", DAY)
     assert done.exit_code == 0
-    assert "report.html was not written: ZeroDivisionError" in done.stderr
+    assert "the report's page was not made: ZeroDivisionError" in done.stderr
     assert not Path(layout(path).report_page).exists()
 
 
