@@ -7,6 +7,7 @@ DataError
 │   ├── StorageDenied       the store knows us not, or forbids it
 │   ├── StorageUnsupported  nothing is installed that serves this kind of URI
 │   └── StorageNotFound     bucket, folder or file does not exist
+├── NoAnswers               no finished run of the partitions asked for has answered the task
 └── ShardError              one Parquet file cannot be used; the other shards can
     ├── ShardCorrupt        not readable as Parquet
     └── ShardSchemaError    a column is missing or of a type that cannot be used
@@ -54,6 +55,17 @@ class StorageUnsupported(StorageError):
 
 class StorageNotFound(StorageError):
     """The bucket, folder or file does not exist."""
+
+
+class NoAnswers(DataError):
+    """There is nothing to read. Carries the `task`, and the `tasks` of which there are answers."""
+
+    def __init__(self, output_uri: str, task: str, tasks: list[str]):
+        there = (
+            f"there are those of {', '.join(tasks)}" if tasks else "no run of these partitions is finished"
+        )
+        super().__init__(f"{output_uri}: no finished answers of task {task!r}; {there}")
+        self.task, self.tasks = task, tasks
 
 
 class ShardError(DataError):

@@ -11,6 +11,7 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
                                /near/{plan}/...       rows that are asked as others, which they are like
                                /dead_letters.parquet  what failed for good, and why
                                /report.json           figures of the last run
+                               /report.html           the same as a page with pictures
                                /manifest.json         written last: files, counts, fingerprints
 {output}/_docmill/answers/{partition}.{plan}.parquet  requests of the last finished runs, for those to come
                  /profile.json                        how fast engines are, and how long answers: for `docmill plan`
@@ -140,6 +141,11 @@ class Layout:
         return join(self.internal_folder, "report.json")
 
     @property
+    def report_page(self) -> str:
+        """The same for people, as a page of its own."""
+        return join(self.internal_folder, "report.html")
+
+    @property
     def manifest(self) -> str:
         """Written last; no manifest means the partition was never finished."""
         return join(self.internal_folder, "manifest.json")
@@ -148,6 +154,19 @@ class Layout:
 def answers_glob(output_uri: str, task: str) -> str:
     """A plain glob over all answers of a task, as Polars, DuckDB and pyarrow take it."""
     return join(output_uri, task, "**", "*.parquet")
+
+
+def partitions_folder(output_uri: str) -> str:
+    """The folder that holds a folder for each partition that was run, among others, see `partition_of`."""
+    return join(output_uri, INTERNAL)
+
+
+def partition_of(folder: str) -> Partition | None:
+    """The partition whose own folder has this name; None for a folder of another kind."""
+    key, is_one, value = folder.partition("=")
+    if is_one:
+        return Partition(key, value)
+    return Partition() if folder == str(Partition()) else None
 
 
 def source_folder(source_uri: str, partition: Partition) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ from docmill.data.schemas import JOB_KEY
 from docmill.data.shards import ROWS_PER_GROUP, ShardWriter
 from docmill.ops.report import FailedShard, TaskReport
 from docmill.ops.tasks.task import Task
+from docmill.ops.token_bins import add_bins
 from docmill.ops.unit_answers import DEAD_LETTERS
 
 SHARDS_AT_ONCE = 4  # a store takes its time for each of their files
@@ -44,7 +45,7 @@ class Assembled:
     num_documents: int = 0  # of usable shards
     num_truncated: int = 0
     num_chunked: int = 0
-    num_dead_letters: int = 0
+    dead_letters_by_reason: Counter[str] = field(default_factory=Counter)
 
 
 class PartsGone(Exception):
@@ -109,7 +110,7 @@ def assemble(
             [letter for letter in before if letter.task not in tasks or letter.shard in failed] + letters
         ),
     )
-    assembled.num_dead_letters = len(letters)
+    assembled.dead_letters_by_reason = Counter(letter.reason for letter in letters)
     return assembled
 
 
@@ -224,6 +225,8 @@ def add_report(total: TaskReport, part: TaskReport) -> None:
     total.near_duplicate_requests += part.near_duplicate_requests
     total.near_duplicate_rows += part.near_duplicate_rows
     total.truncated_answers += part.truncated_answers
+    add_bins(total.prompt_token_bins, part.prompt_token_bins)
+    add_bins(total.output_token_bins, part.output_token_bins)
     for reason, number in part.errors.items():
         total.errors[reason] = total.errors.get(reason, 0) + number
 

@@ -12,6 +12,7 @@ equal document asks: a request waits for its like in the engine, or takes the an
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 import uuid
 from collections import deque
@@ -84,6 +85,7 @@ class _Running(Generic[Key]):
     near_duplicate_of: str | None
     completions: list[Completion | None] = field(default_factory=list)  # of the present round, in its order
     num_outstanding: int = 0
+    asked_at: float | None = None  # its first request in the engine, by the monotonic clock; None: spared
     usage: Usage = NO_USAGE
     num_duplicates: int = 0  # requests answered by an equal one of another row
     num_near_duplicates: int = 0  # those of them of a row that is asked as another one
@@ -116,6 +118,9 @@ class Finished(Generic[Key]):
     task_name: str
     answer: Answer
     failed: FailedRequest | None = None  # where the answer is `failed` because of a request
+    seconds: float = (
+        0.0  # from its first request in the engine to its last answer; 0 where the engine was spared
+    )
 
 
 class Dialogues(Generic[Key]):
@@ -217,6 +222,8 @@ class Dialogues(Generic[Key]):
                     continue
                 self._same_as[key] = [asked]
             self._in_flight[request.id] = asked
+            if running.asked_at is None:
+                running.asked_at = time.monotonic()
             self._engine.submit(request)
 
     def collect(self, timeout_seconds: float) -> list[Finished[Key]]:
@@ -332,4 +339,5 @@ class Dialogues(Generic[Key]):
         failed = (
             FailedRequest(*running.last) if status is Status.FAILED and running.last is not None else None
         )
-        self._finished.append(Finished(running.key, running.task_name, answer, failed))
+        seconds = 0.0 if running.asked_at is None else time.monotonic() - running.asked_at
+        self._finished.append(Finished(running.key, running.task_name, answer, failed, seconds))

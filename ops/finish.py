@@ -23,9 +23,11 @@ from docmill.ops.report import (
     KernelReport,
     Report,
     Seconds,
+    SlowDocument,
     TimelinePoint,
     Tokens,
 )
+from docmill.ops.slowest import slowest_of
 from docmill.ops.stages import Stages
 from docmill.ops.worker import WorkerResult
 
@@ -105,7 +107,8 @@ def make_report(
         truncated_documents=assembled.num_truncated,
         chunked_documents=assembled.num_chunked,
         requests=sum(task.requests for task in assembled.reports.values()),
-        dead_letters=assembled.num_dead_letters,
+        dead_letters=assembled.dead_letters_by_reason.total(),
+        dead_letters_by_reason=dict(assembled.dead_letters_by_reason),
         tokens=tokens,
         spared_tokens=spared,
         computed_tokens=_added_up(Tokens(), [*before, *here], "tokens"),
@@ -130,6 +133,11 @@ def make_report(
             for worker in results
             for point in worker.figures.get("timeline", [])
         ],
+        slowest=slowest_of(
+            SlowDocument.model_validate(document)
+            for figures in here
+            for document in figures.get("slowest", [])
+        ),
         cost=cost,
         near_duplicates=near_duplicates,
         estimate=estimate,

@@ -101,28 +101,35 @@ def replay(
             )
         elif again.answer.status is Status.FAILED:  # before a request was made
             still[_place(letter)] = letter
-    num_repaired = len(chosen) - len(still)
-    report.dead_letters = len(letters) - num_repaired
-    storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
     # By when they failed: if a row has failed again since, that is another replay's news.
     asked = {(_place(letter), letter.failed_at) for letter in chosen}
-    num_left = 0
 
-    def change(before: list[DeadLetter]) -> list[DeadLetter]:
-        nonlocal num_left
+    def left_of(before: list[DeadLetter]) -> list[DeadLetter]:
         kept = [
             letter
             for letter in before
             if (_place(letter), letter.failed_at) not in asked and _place(letter) not in still
         ]
-        num_left = len(kept) + len(still)
         return [*kept, *still.values()]
 
+    left = left_of(letters)
+    _write_report(layout, report, left)
+
+    def change(before: list[DeadLetter]) -> list[DeadLetter]:
+        nonlocal left
+        left = left_of(before)
+        return left
+
     change_dead_letters(layout.dead_letters, change)
-    if num_left != report.dead_letters:  # another replay has ended meanwhile
-        report.dead_letters = num_left
-        storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
-    return Replayed(len(chosen), num_repaired, report.dead_letters)
+    if len(left) != report.dead_letters:  # another replay has ended meanwhile
+        _write_report(layout, report, left)
+    return Replayed(len(chosen), len(chosen) - len(still), len(left))
+
+
+def _write_report(layout: Layout, report: Report, left: list[DeadLetter]) -> None:
+    report.dead_letters = len(left)
+    report.dead_letters_by_reason = dict(Counter(letter.reason for letter in left))
+    storage.put_bytes(layout.report, report.model_dump_json(indent=1).encode())
 
 
 def _place(letter: DeadLetter) -> Place:

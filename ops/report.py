@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import reduce
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.ops.expected import Estimate
 from docmill.ops.near_figures import NearDuplicates
+from docmill.ops.token_bins import TokenBins
 
 REPORT_VERSION = 1
 
@@ -42,6 +45,15 @@ class Counts(_Figures):
         """Whether every row is accounted for."""
         return self.rows == self.ok + self.failed + self.skipped
 
+    @property
+    def failed_share(self) -> float:
+        """Of all rows."""
+        return self.failed / self.rows if self.rows else 0.0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields})
+
 
 class Tokens(_Figures):
     """Cached tokens are the part of the prompt tokens that the prefix cache spared."""
@@ -66,6 +78,9 @@ class TaskReport(_Figures):
     near_duplicate_tokens: Tokens = Field(
         default_factory=Tokens
     )  # of the spared, what near-duplicates spared
+    # Of the answered rows, by the tokens of all their requests together.
+    prompt_token_bins: TokenBins = Field(default_factory=dict)
+    output_token_bins: TokenBins = Field(default_factory=dict)
     truncated_answers: int = 0  # cut off at the token limit
     errors: dict[str, int] = Field(default_factory=dict)  # rows by reason, failed and skipped
     usd: float | None = None
@@ -118,6 +133,20 @@ class TimelinePoint(_Figures):
     num_prompt_tokens: int  # without what the prefix cache had
     num_output_tokens: int
     steps: list[float] = Field(default_factory=list)  # sums so far of `engine.steps.COLUMNS`
+
+
+class SlowDocument(_Figures):
+    """One of the documents that the engine took longest over, and the task that it was asked for."""
+
+    doc_id: str | None
+    shard: str
+    row: int  # in the shard, from 0
+    task: str
+    seconds: (
+        float  # from its first request in the engine to its last answer, waiting for a place there included
+    )
+    prompt_tokens: int
+    output_tokens: int
 
 
 class Rates(_Figures):
@@ -206,6 +235,7 @@ class Report(_Figures):
     chunked_documents: int  # did not fit the model whole
     requests: int
     dead_letters: int  # requests that failed for good, see dead_letters.parquet
+    dead_letters_by_reason: dict[str, int] = Field(default_factory=dict)
     tokens: Tokens  # of the answers
     spared_tokens: Tokens = Field(default_factory=Tokens)  # of them, what duplicates and earlier runs spared
     # By the engines, in runs that did not end too: beyond `tokens` less the spared ones, work was done twice.
@@ -221,12 +251,23 @@ class Report(_Figures):
         default_factory=list
     )  # of all engines' steps, see `engine.steps.StepSums`
     timeline: list[TimelinePoint] = Field(default_factory=list)
+    slowest: list[SlowDocument] = Field(default_factory=list)  # of this run, the slowest first
     cost: Cost
     near_duplicates: NearDuplicates | None = None  # where the job asks for them
     estimate: Estimate | None = None  # what `docmill plan` had expected of the same plan
     peak_memory_mib: float
     machine: Machine
     versions: dict[str, str]
+
+    @property
+    def answers(self) -> Counts:
+        """Of all tasks together: a document counts once for each."""
+        return reduce(Counts.plus, (task.counts for task in self.tasks.values()), Counts())
+
+    @property
+    def engine_seconds(self) -> float:
+        """What is paid: wall time of each engine, with the model's loading, and that of runs that did not end."""
+        return self.seconds.wall * self.workers + self.earlier_worker_seconds
 
 
 def this_machine(device: str) -> Machine:
@@ -282,14 +323,19 @@ def bill(
     if usd_per_hour is None:
         return Cost()
     usd = engine_seconds / 3600 * usd_per_hour
-    work = sum(task.weight() for task in tasks.values())
-    for task in tasks.values():
-        task.usd = usd * task.weight() / work if work else usd / len(tasks)
+    for name, share in work_shares(tasks).items():
+        tasks[name].usd = usd * share
     return Cost(
         usd_per_hour=usd_per_hour,
         usd=usd,
         usd_per_1000_documents=usd / documents * 1000 if documents else None,
     )
+
+
+def work_shares(tasks: Mapping[str, TaskReport]) -> dict[str, float]:
+    """Each task's share of the engine's work; equal shares where there was none."""
+    work = sum(task.weight() for task in tasks.values())
+    return {name: task.weight() / work if work else 1 / len(tasks) for name, task in tasks.items()}
 
 
 def usd_of_near_duplicates(tasks: dict[str, TaskReport], near: NearDuplicates, cost: Cost) -> float | None:

@@ -32,6 +32,7 @@ from docmill.ops.prepare import Refusal
 from docmill.ops.report import TaskReport, now
 from docmill.ops.segment_writer import DocumentBook, SegmentWriter, UnitBook, finished_request
 from docmill.ops.tasks.task import Task
+from docmill.ops.token_bins import add_to_bins
 
 MAX_OPEN_ROWS = 20_000
 DEAD_LETTERS = "dead_letters"  # their part's name; no task can be called so, see `ops.job`
@@ -48,6 +49,22 @@ class Place:
     def near_duplicate(self) -> NearDuplicate | None:
         """The row's own document, where another's is asked about in its place."""
         return self.batch.near.get(self.offset)
+
+    @property
+    def shard(self) -> str:
+        """Name of its shard."""
+        return self.batch.unit.held.unit.shard
+
+    @property
+    def row(self) -> int:
+        """Position in the shard, from 0."""
+        return self.batch.first_row + self.offset
+
+    @property
+    def doc_id(self) -> str | None:
+        """Of the row's own document."""
+        doc_id = self.batch.carried.column(0)[self.offset].as_py()
+        return None if doc_id is None else str(doc_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -325,15 +342,14 @@ def answer_rows(
 def _dead_letters(unit: _OpenUnit, end_row: int) -> list[DeadLetter]:
     letters = []
     for task_name, batch, offset, failed in unit.failed:
-        answer, row = batch.answers[task_name][offset], batch.first_row + offset
-        if answer is not None and row < end_row:
-            doc_id = batch.carried.column(0)[offset].as_py()
-            letters.append(dead_letter(task_name, unit.held.unit.shard, row, doc_id, answer, failed))
+        answer, place = batch.answers[task_name][offset], Place(batch, offset)
+        if answer is not None and place.row < end_row:
+            letters.append(dead_letter(task_name, place.shard, place.row, place.doc_id, answer, failed))
     return letters
 
 
 def dead_letter(
-    task_name: str, shard: str, row: int, doc_id: object, answer: Answer, failed: FailedRequest
+    task_name: str, shard: str, row: int, doc_id: str | None, answer: Answer, failed: FailedRequest
 ) -> DeadLetter:
     """What is kept of a request that failed for good."""
     reason, _, message = (answer.error or "").partition(": ")
@@ -341,7 +357,7 @@ def dead_letter(
         task_name,
         shard,
         row,
-        None if doc_id is None else str(doc_id),
+        doc_id,
         failed.request_key,
         failed.request.prompt_token_ids,
         json.dumps(asdict(failed.request.sampling)),
@@ -381,6 +397,9 @@ def count_answers(report: TaskReport, answers: list[Answer]) -> None:
     report.near_duplicate_rows += near_rows
     report.near_duplicate_requests += near_requests
     report.truncated_answers += truncated
+    answered = [answer.usage for answer in answers if answer.status is Status.OK]
+    add_to_bins(report.prompt_token_bins, [usage.num_prompt_tokens for usage in answered])
+    add_to_bins(report.output_token_bins, [usage.num_output_tokens for usage in answered])
     for total, usage in (
         (report.tokens, tokens),
         (report.spared_tokens, spared),

@@ -323,6 +323,7 @@ class _Worker:
         assert self.answers is not None
         for finished in self.dialogues.collect(timeout_seconds):
             place, answer = finished.key, finished.answer
+            self.figures.slowest.note(place, finished.task_name, finished.seconds, answer.usage)
             near = place.near_duplicate
             if near is not None and answer.near_duplicate_of is not None and answer.status is Status.FAILED:
                 self._ask_itself(place, near, [finished.task_name])

@@ -14,6 +14,7 @@ from docmill.ops.claims import Claims
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.progress import OnProgress, Progress
 from docmill.ops.segment_writer import SegmentWriter
+from docmill.ops.slowest import SlowestDocuments
 from docmill.ops.stages import Stages
 from docmill.ops.timeline import Timeline
 from docmill.ops.unit_answers import Place, UnitAnswers
@@ -30,6 +31,7 @@ class WorkerFigures:
         self.writer: SegmentWriter | None = None
         self.timeline: Timeline | None = None
         self.claims: Claims | None = None
+        self.slowest = SlowestDocuments()
         self.started = self._shown = time.monotonic()
         self._stages, self._on_progress, self._num_documents = stages, on_progress, num_documents
         self._engine: Engine | None = None
@@ -95,8 +97,11 @@ class WorkerFigures:
         }
 
     def at_the_end(self) -> dict[str, Any]:
-        """The same with the timeline, which is too long for every beat."""
-        return self.now() | {"timeline": self.timeline.points() if self.timeline is not None else []}
+        """The same with what is too long for every beat."""
+        return self.now() | {
+            "timeline": self.timeline.points() if self.timeline is not None else [],
+            "slowest": self.slowest.figures(),
+        }
 
     def show(self, stage: str, *, now: bool = False) -> None:
         """Progress, unless it was just shown."""

@@ -13,7 +13,7 @@ from docmill.data.errors import DataError
 from docmill.data.layout import Layout
 from docmill.data.records import Partition, Shard
 from docmill.ops.job import Job
-from docmill.ops.report import Report, TaskReport
+from docmill.ops.report import Report, TaskReport, work_shares
 from docmill.pipelines import catalogue
 from docmill.pipelines.answer_rows import answer_text, clip, read_answer_schema, read_answered_documents
 from docmill.pipelines.exit_codes import error_message
@@ -41,6 +41,7 @@ def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> 
         "ok": figures.counts.ok,
         "failed": figures.counts.failed,
         "skipped": figures.counts.skipped,
+        "failed_share": round(figures.counts.failed_share, 6),
         "errors": MetadataValue.json(figures.errors),
         "truncated_answers": figures.truncated_answers,
         "requests": figures.requests,
@@ -51,18 +52,25 @@ def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> 
         "prompt_tokens": figures.tokens.prompt,
         "cached_tokens": figures.tokens.cached,
         "output_tokens": figures.tokens.output,
+        "engine_seconds": round(report.engine_seconds * work_shares(report.tasks)[task], 2),
         "output": _place(layout.answers_folder(task)),
         "report": _place(layout.report),
+        "report_page": _place(layout.report_page),
     }
     if figures.usd is not None:
         metadata["usd"] = round(figures.usd, 6)
+        if figures.counts.rows:
+            metadata["usd_per_1000_documents"] = round(figures.usd / figures.counts.rows * 1000, 6)
     return metadata | _schema(job, partition, task) | {"preview": _preview(job, partition, task)}
 
 
 def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
     """Of the `report` asset: the run as a whole."""
+    layout = Layout(job.output.uri, partition)
     metadata: Metadata = {
         "documents": report.documents,
+        "failed": report.answers.failed,
+        "failed_share": round(report.answers.failed_share, 6),
         "shards": report.shards,
         "failed_shards": len(report.failed_shards),
         "requests": report.requests,
@@ -77,6 +85,10 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         "engine_busy_share": round(report.rates.engine_busy_share, 3),
         "engine_full_share": round(report.rates.engine_full_share, 3),
         "seconds": round(report.seconds.wall, 2),
+        **{f"{stage}_seconds": round(seconds, 2) for stage, seconds in report.seconds if stage != "wall"},
+        **{f"idle_{cause}_seconds": round(seconds, 2) for cause, seconds in report.idle},
+        "paid_engine_seconds": round(report.engine_seconds, 2),
+        "peak_memory_mib": round(report.peak_memory_mib, 1),
         "model": report.model,
         "model_fingerprint": report.model_fingerprint,
         "device": report.machine.device,
@@ -85,13 +97,17 @@ def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
         "tokens_computed_again": tokens_computed_again(report),
         "earlier_worker_seconds": round(report.earlier_worker_seconds, 2),
         "incidents": len(report.incidents),
-        "report": _place(Layout(job.output.uri, partition).report),
+        "report": _place(layout.report),
+        "report_page": _place(layout.report_page),
         "tasks": MetadataValue.md(_tasks_table(report)),
     }
     if report.cost.usd is not None:
         metadata["usd"] = round(report.cost.usd, 6)
     if report.estimate is not None and report.estimate.usd is not None:
-        metadata["usd_expected"] = round(report.estimate.usd.expected, 6)
+        expected = report.estimate.usd.expected
+        metadata["usd_expected"] = round(expected, 6)
+        if report.cost.usd is not None and expected:
+            metadata["usd_over_expected_share"] = round(report.cost.usd / expected - 1, 4)
     if report.cost.usd_per_1000_documents is not None:
         metadata["usd_per_1000_documents"] = round(report.cost.usd_per_1000_documents, 6)
     if report.near_duplicates is not None:

@@ -48,6 +48,7 @@ from docmill.pipelines.asset_checks import check_results, check_specs
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.exit_codes import RESUME
 from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -192,7 +193,11 @@ def _partition(job: Job, context: AssetExecutionContext) -> Partition:
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
     ensure_source(job)
     with StopSignals(EventLogProgress(context.log)) as signals:
-        return run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)
+        report = run_partition(
+            job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
+        )
+    write_report_page(job, partition, report)
+    return report
 
 
 @contextmanager

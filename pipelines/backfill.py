@@ -8,6 +8,7 @@ are not up to date are asked for, and a day that is run again costs what is new 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,19 +103,21 @@ def launch(instance: DagsterInstance, job: Job, days: Sequence[str], tasks: Sequ
     from docmill.pipelines.definitions import docmill_definitions
 
     names = [*(tasks or job.tasks), REPORT]
-    backfill = PartitionBackfill.from_asset_partitions(
-        backfill_id=make_new_backfill_id(),
-        asset_graph=docmill_definitions().get_repository_def().asset_graph,
-        partition_names=list(days),
-        asset_selection=[key_of(job, name) for name in names],
-        backfill_timestamp=time.time(),
-        tags={},
-        dynamic_partitions_store=instance,
-        all_partitions=False,
-        title=f"docmill backfill {job.name}",
-        description=None,
-        run_config=None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Dagster's about Dagster
+        backfill = PartitionBackfill.from_asset_partitions(
+            backfill_id=make_new_backfill_id(),
+            asset_graph=docmill_definitions().get_repository_def().asset_graph,
+            partition_names=list(days),
+            asset_selection=[key_of(job, name) for name in names],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=f"docmill backfill {job.name}",
+            description=None,
+            run_config=None,
+        )
     instance.add_backfill(backfill)
     return str(backfill.backfill_id)
 

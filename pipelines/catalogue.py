@@ -52,7 +52,8 @@ def describe_report(job: Job) -> str:
     priced = "" if job.prices.usd_per_hour else " (the job names no prices yet: `prices.usd_per_hour`)"
     return (
         f"What the last run of `{job.name}` did, how long it took and what it cost{priced}: rows by status and reason, "
-        "tokens, seconds by stage, throughput and US dollars, for the run and for each task."
+        "tokens, seconds by stage, throughput and US dollars, for the run and for each task; with pictures in "
+        "`report_page`."
     )
 
 

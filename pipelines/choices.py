@@ -1,6 +1,8 @@
-"""What `--tasks` and `--partition` mean for a job."""
+"""What `--tasks`, `--partition`, `--from` and `--to` mean for a job."""
 
 from __future__ import annotations
+
+from datetime import date
 
 from docmill.data.records import Partition
 from docmill.ops.job import Job
@@ -31,3 +33,34 @@ def choose_partition(job: Job, value: str | None) -> Partition:
         days = list_partitions(job)
         there = f"; the source has {', '.join(days[-5:])}" if days else ""
         raise WrongUsage(f"{error}{there}") from error
+
+
+def choose_days(
+    job: Job, partition_value: str | None, first: str | None, last: str | None
+) -> tuple[str | None, str | None]:
+    """The first and last day of `--partition`, or of `--from` and `--to`; None: no limit on that side.
+
+    Raises `WrongUsage` for what is no day, for a last one before the first, and for both kinds of option at once.
+    """
+    if partition_value is not None:
+        if first is not None or last is not None:
+            raise WrongUsage("--partition names one day, --from and --to several: leave one of them out")
+        value = choose_partition(job, partition_value).value
+        return value, value
+    if (first is not None or last is not None) and job.source.partition_key is None:
+        raise WrongUsage(
+            f"job {job.name!r} is not partitioned (source.partition_key is null); leave --from and --to out"
+        )
+    first, last = _day(job, "--from", first), _day(job, "--to", last)
+    if first is not None and last is not None and first > last:
+        raise WrongUsage(f"--from {first} is after --to {last}; turn them round")
+    return first, last
+
+
+def _day(job: Job, option: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return str(date.fromisoformat(value.removeprefix(f"{job.source.partition_key}=")))
+    except ValueError:
+        raise WrongUsage(f"{option} takes a day such as 2026-11-20, not {value!r}") from None

@@ -1,4 +1,4 @@
-"""The command line, a file for each command: `docmill run`, `plan`, `tune`, `status`, `replay`, `show`, `jobs`, ...
+"""The command line, a file for each command: `docmill run`, `plan`, `tune`, `status`, `replay`, `show`, `report`, ...
 
 Imports of what takes time (Arrow, Dagster, rich) stay inside the commands, so that `docmill --help` answers at once.
 """
@@ -247,6 +247,40 @@ def show(
 
         show_command(
             job, partition_value=partition, tasks=task, limit=limit, failed_only=failed, as_json=as_json
+        )
+
+
+@app.command()
+def report(
+    job: JobArgument,
+    partition: Partition = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="First day; default: the first there is.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day, included; default: the last.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write a row for each day and task, as CSV.")
+    ] = None,
+    parquet: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The same as Parquet; FILE may be an address, as s3://..."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add up what the finished days of a job did and cost, by task. Of each day its last run counts."""
+    configure_logs()
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.report_command import report_command
+
+        report_command(
+            job,
+            partition_value=partition,
+            first=first,
+            last=last,
+            csv=csv,
+            parquet=parquet,
+            as_json=as_json,
         )
 
 

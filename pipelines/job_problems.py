@@ -120,6 +120,8 @@ def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     """Keys that the mapping around `location` may have."""
     found = _annotation_at(location[:-1])
+    if typing.get_origin(found) in (typing.Union, types.UnionType):  # a part that may be left out
+        found = next((choice for choice in typing.get_args(found) if choice is not type(None)), None)
     return list(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
 
 

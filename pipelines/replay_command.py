@@ -10,12 +10,14 @@ from docmill.data.dead_letters import read_dead_letters
 from docmill.data.layout import Layout
 from docmill.data.manifest import read_manifest
 from docmill.data.records import Partition
+from docmill.ops.history import read_report
 from docmill.ops.job import Job
 from docmill.ops.replay import Replayed, replay
 from docmill.pipelines.choices import choose_partition
 from docmill.pipelines.console import print_json, stderr_console, stdout_console, stdout_kept_clean
 from docmill.pipelines.exit_codes import ExitCode
 from docmill.pipelines.job_files import load_job
+from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.run_progress import shown_progress
 
 
@@ -39,7 +41,10 @@ def _replay(job: Job, partition: Partition, reason: str | None) -> Replayed:
     if reason is None and read_manifest(layout.manifest) and not read_dead_letters(layout.dead_letters):
         return Replayed(0, 0, 0)  # a night without failures is no reason to fail
     with shown_progress(stderr_console()) as on_progress:
-        return replay(job, partition, reason=reason, on_progress=on_progress)
+        done = replay(job, partition, reason=reason, on_progress=on_progress)
+    if report := read_report(job.output.uri, partition):
+        write_report_page(job, partition, report)
+    return done
 
 
 def _summary(job: Job, partition: Partition, done: Replayed) -> str:

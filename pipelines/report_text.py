@@ -31,11 +31,12 @@ def print_report(console: Console, job: Job, partition: Partition, report: Repor
     """Show the report and where the files are."""
     layout = Layout(job.output.uri, partition)
     console.print(_tasks(report))
-    for line in (*_troubles(report, replay_command(job, partition)), *_figures(report)):
+    for line in (*trouble_lines(report, replay_command(job, partition)), *_figures(report)):
         console.print(line, soft_wrap=True)
     for task in report.tasks:
         console.print(f"answers    {layout.answers_folder(task)}", soft_wrap=True)
     console.print(f"report     {layout.report}", soft_wrap=True)
+    console.print(f"page       {layout.report_page}", soft_wrap=True)
 
 
 def replay_command(job: Job, partition: Partition) -> str:
@@ -98,7 +99,8 @@ def _tasks(report: Report) -> Table:
     return table
 
 
-def _troubles(report: Report, replay: str) -> list[str]:
+def trouble_lines(report: Report, replay: str) -> list[str]:
+    """What went wrong, a line for each kind, none where nothing did. `replay`: the command that asks again."""
     lines = []
     for name, task in report.tasks.items():
         if task.errors:

@@ -14,6 +14,7 @@ from docmill.pipelines.choices import choose_partition, choose_tasks
 from docmill.pipelines.console import print_json, stderr_console, stdout_console, stdout_kept_clean
 from docmill.pipelines.exit_codes import ExitCode
 from docmill.pipelines.job_files import load_job
+from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.report_text import print_report
 from docmill.pipelines.run_progress import shown_progress
 from docmill.pipelines.show_command import show_answers
@@ -68,7 +69,7 @@ def demo_command(*, as_json: bool) -> None:
 
 
 def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
-    """Run with progress on stderr. SIGTERM and Ctrl-C end it cleanly, see `stop_signals`."""
+    """Run with progress on stderr, and make the report's page. SIGTERM and Ctrl-C end it cleanly (`stop_signals`)."""
     console = stderr_console()
 
     def on_stop() -> None:
@@ -80,4 +81,8 @@ def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
         shown_progress(console) as on_progress,
         StopSignals(on_progress, on_stop=on_stop, impatient=True) as signals,
     ):
-        return run_partition(job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop)
+        report = run_partition(
+            job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
+        )
+    write_report_page(job, partition, report)
+    return report

@@ -21,6 +21,7 @@ from dagster import (
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    partition_loading_context,
     schedule,
     sensor,
 )
@@ -56,7 +57,8 @@ def job_schedule(job: Job, run: "UnresolvedAssetJobDefinition") -> ScheduleDefin
     def tick(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         if days is None:
             return RunRequest()
-        day = days.get_last_partition_key(context.scheduled_execution_time)
+        with partition_loading_context(effective_dt=context.scheduled_execution_time):
+            day = days.get_last_partition_key()
         if day is None:
             return SkipReason(f"no day of the source is over yet; the first is {days.start:%Y-%m-%d}")
         return RunRequest(partition_key=day)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docmill.data.layout import Layout, answers_glob, join, source_folder
+from docmill.data.layout import Layout, answers_glob, join, partition_of, partitions_folder, source_folder
 from docmill.data.records import Partition
 
 DAY = Partition("dt", "2026-11-20")
@@ -16,6 +16,7 @@ def test_a_days_files_lie_where_the_readme_says() -> None:
         "s3://bucket/answers/summaries/dt=2026-11-20/deep/a.parquet"
     )
     assert layout.report == "s3://bucket/answers/_docmill/dt=2026-11-20/report.json"
+    assert layout.report_page == "s3://bucket/answers/_docmill/dt=2026-11-20/report.html"
     assert layout.manifest == "s3://bucket/answers/_docmill/dt=2026-11-20/manifest.json"
     assert source_folder("s3://bucket/docs", DAY) == "s3://bucket/docs/dt=2026-11-20"
 
@@ -25,6 +26,22 @@ def test_an_unpartitioned_job_has_no_folder_for_the_partition() -> None:
     assert layout.answers("summaries", "a.parquet") == "/answers/summaries/a.parquet"
     assert layout.manifest == "/answers/_docmill/all/manifest.json"
     assert source_folder("/docs/", Partition()) == "/docs"
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("dt=2026-11-20", DAY),
+        ("dt=a=b", Partition("dt", "a=b")),
+        ("all", Partition()),
+        ("answers", None),  # requests for later runs
+        ("probe-1", None),
+    ],
+)
+def test_the_folder_of_a_partition_is_told_from_the_others(folder: str, expected: Partition | None) -> None:
+    assert partition_of(folder) == expected
+    if expected is not None:
+        assert Layout("/answers", expected).internal_folder == f"{partitions_folder('/answers')}/{folder}"
 
 
 def test_a_glob_over_a_task_covers_every_partition_and_nothing_of_ours() -> None:

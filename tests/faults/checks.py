@@ -37,7 +37,7 @@ def check_answers(outcome: JobOutcome, job: JobFolder, right: Undisturbed) -> No
 
 
 def check_objects(outcome: JobOutcome, job: JobFolder) -> None:
-    """Nothing lies in the output but answers, plan, report, manifest, profile and the requests for later runs.
+    """Nothing lies in the output but answers, plan, report and page, manifest, profile and requests for later runs.
 
     No upload was left half done.
     """
@@ -49,8 +49,9 @@ def check_objects(outcome: JobOutcome, job: JobFolder) -> None:
         f"{task}/dt={DAY}/part-{number:04}.parquet" for task in ANSWER_COLUMNS for number in range(SHARDS)
     }
     found = set(all_objects(job.output_uri))
-    # Written after the manifest, so that a kill between the two costs it, and nothing else.
-    outcome.left_objects += sorted(found - wanted - {f"{INTERNAL}/profile.json"})
+    # Written after the manifest, so that a kill between the two costs them, and nothing else.
+    afterwards = {f"{INTERNAL}/profile.json", f"{INTERNAL}/dt={DAY}/report.html"}
+    outcome.left_objects += sorted(found - wanted - afterwards)
     outcome.problems += [f"missing: {name}" for name in sorted(wanted - found)]
 
 

@@ -57,8 +57,8 @@ def test_every_run_evaluates_all_checks(write_job: WriteJob) -> None:
 @pytest.mark.parametrize(
     ("checks", "severity", "is_kept_back"),
     [
-        ({"max_truncated_share": 0.0}, AssetCheckSeverity.WARN, False),
-        ({"max_failed_share": 0.0}, AssetCheckSeverity.ERROR, True),
+        ({"max_truncated_share": 0.0, "max_failed_share": 0.5}, AssetCheckSeverity.WARN, False),
+        ({"max_failed_share": 0.0, "max_truncated_share": 0.5}, AssetCheckSeverity.ERROR, True),
     ],
 )
 def test_an_error_keeps_back_what_is_made_of_the_answers_and_a_warning_does_not(

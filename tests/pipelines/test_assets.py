@@ -170,6 +170,11 @@ def test_an_asset_shows_counts_tokens_places_schema_and_a_preview(workspace: Wor
     report = workspace.metadata(result, "report")
     assert report["documents"] == DOCUMENTS
     assert report["tokens_per_second"] > 0
+    paid = shown["engine_seconds"] + workspace.metadata(result, "translations")["engine_seconds"]
+    assert report["paid_engine_seconds"] == pytest.approx(paid, abs=0.02)
+    assert (report["failed"], report["failed_share"], shown["failed_share"]) == (0, 0, 0)
+    assert {"model_load_seconds", "assembling_seconds", "idle_draining_seconds"} <= set(report)
+    assert shown["usd_per_1000_documents"] == pytest.approx(shown["usd"] / DOCUMENTS * 1000, abs=1e-3)
     assert report["usd"] == pytest.approx(
         shown["usd"] + workspace.metadata(result, "translations")["usd"], abs=2e-6
     )

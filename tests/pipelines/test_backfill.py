@@ -19,7 +19,7 @@ DAYS = ["2026-11-18", "2026-11-19", "2026-11-20"]
 @pytest.fixture
 def path(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A job of three days, which Dagster knows."""
-    path = write_job(source__generate__days=DAYS)
+    path = write_job(source__generate__days=DAYS, engine={"kind": "fake", "extra": {"step_seconds": 0.01}})
     monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
     return path
 
@@ -93,7 +93,7 @@ def test_a_job_that_dagster_cannot_find_is_refused(write_job: WriteJob, cli: Any
 
 
 def test_a_job_without_days_is_refused(write_job: WriteJob, cli: Any) -> None:
-    path = write_job(source__generate=None, source__carry=None, source__partition_key=None)
+    path = write_job(source={"uri": "own", "partition_key": None})
     result = cli("backfill", path)
     assert result.exit_code == ExitCode.USAGE
     assert "has no days (source.partition_key is null): use `docmill run`" in result.stderr

@@ -41,5 +41,9 @@ def test_the_notebook_reads_the_answers_of_the_demo_job(
         for output in cell.get("outputs", [])
         if "data" in output
     ]
-    assert "dt=2026-11-19" in shown[-1]
+    cost, by_task, dead_letters = shown[-3:]
+    assert "2026-11-19" in cost
+    assert "usd for 1,000" in cost
+    assert by_task.startswith("shape: (6, 8)")  # two days, three tasks
+    assert dead_letters.startswith("shape: (0, 4)")
     assert any("product question" in text or "billing" in text for text in shown)

@@ -29,6 +29,7 @@ from docmill.pipelines.timetable import arrival_sensor, job_schedule
 
 WriteJob = Callable[..., Path]
 BERLIN = ZoneInfo("Europe/Berlin")
+WHOLE = {"source": {"uri": "whole", "partition_key": None}}
 NIGHTLY = {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}
 
 
@@ -85,7 +86,7 @@ def test_before_the_first_day_is_over_a_tick_says_so(own_job: Callable[..., Job]
 
 
 def test_an_unpartitioned_job_is_started_whole(own_job: Callable[..., Job]) -> None:
-    job = own_job(schedule=NIGHTLY, source__partition_key=None, source__start_date=None, source__uri="whole")
+    job = own_job(schedule=NIGHTLY, **WHOLE)
     request = tick(job, datetime(2026, 11, 21, tzinfo=BERLIN))
     assert isinstance(request, RunRequest)
     assert request.partition_key is None
@@ -171,12 +172,7 @@ def test_only_the_newest_days_that_are_over_are_watched(own_job: Callable[..., J
 
 
 def test_a_source_that_is_one_partition_is_watched_too(own_job: Callable[..., Job]) -> None:
-    job = own_job(
-        arrival={"settled_minutes": 0},
-        source__partition_key=None,
-        source__start_date=None,
-        source__uri="whole",
-    )
+    job = own_job(arrival={"settled_minutes": 0}, **WHOLE)
     write_shard(job, None)
     [(day, key)] = Looks(job).look()
     assert (day, str(key).split()[0]) == (None, "all")
