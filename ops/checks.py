@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-import polars as pl
-
-from docmill.data.answers import scan_answers
 from docmill.data.errors import NoAnswers
 from docmill.data.records import Partition
 from docmill.ops.job import Job
@@ -103,6 +100,11 @@ def _truncated(job: Job, _partition: Partition, report: Report, task: str) -> Ch
 
 
 def _empty(job: Job, partition: Partition, _report: Report, task: str) -> Check:
+    # Only here: Polars takes SIGINT for itself, and `docmill ui` loads this file.
+    import polars as pl
+
+    from docmill.data.answers import scan_answers
+
     column = job.tasks[task].columns[0].name
     answers = scan_answers(job.output.uri, task, first=partition.value, last=partition.value)
     ok = answers.filter(pl.col("status") == "ok")
@@ -133,6 +135,10 @@ def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check
 
 def _spread(job: Job, task: str, first: date, last: date) -> dict[str, int]:
     """Rows by label."""
+    import polars as pl
+
+    from docmill.data.answers import scan_answers
+
     answers = scan_answers(job.output.uri, task, first=first, last=last)
     counted = answers.filter(pl.col("status") == "ok").group_by("label").len().collect()
     return dict(counted.iter_rows())
