@@ -22,6 +22,9 @@ GPU_BLOCK_TOKENS = 16  # vLLM's own
 CPU_KV_CACHE_GIB = 1.0
 GPU_MEMORY_UTILIZATION = 0.9
 KERNELS_IN_CONFIG = "docmill_kernels"
+# Where JSON's grammar allows blanks between two tokens, a model may write nothing else until its answer is cut off.
+# vLLM's default backend takes another for what it cannot do, and then knows nothing of this setting.
+JSON_WITHOUT_BLANKS = {"backend": "guidance", "disable_any_whitespace": True}
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -118,6 +121,7 @@ def engine_args(
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        "structured_outputs_config": JSON_WITHOUT_BLANKS,
         "tensor_parallel_size": config.tensor_parallel_size,
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_num_seqs,

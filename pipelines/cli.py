@@ -221,6 +221,34 @@ def replay(
 
 
 @app.command()
+def new(
+    template: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEMPLATE",
+            help="translation, topics, sentiment, intents, moderation, summaries or questions (answers as JSON).",
+        ),
+    ],
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Default: TEMPLATE.yaml.")] = None,
+    source: Annotated[
+        str, typer.Option(help="Folder of Parquet files, or s3://bucket/folder.")
+    ] = "documents",
+    output: Annotated[str, typer.Option(help="Where the answers go.")] = "answers",
+    id_column: Annotated[str, typer.Option(help="Column that tells the documents apart.")] = "doc_id",
+    text_column: Annotated[str, typer.Option(help="Column of their texts.")] = "text",
+    debug: Debug = False,
+) -> None:
+    """Write a job file of your own from a template."""
+    configure_logs()
+    with errors_reported(debug=debug):
+        from docmill.pipelines.new_command import new_command
+
+        new_command(
+            template, file, source=source, output=output, id_column=id_column, text_column=text_column
+        )
+
+
+@app.command()
 def jobs(as_json: Json = False, debug: Debug = False) -> None:
     """List the jobs that have a name: in the folders of DOCMILL_JOBS, and those that docmill brings."""
     configure_logs()
