@@ -118,9 +118,8 @@ class Finished(Generic[Key]):
     task_name: str
     answer: Answer
     failed: FailedRequest | None = None  # where the answer is `failed` because of a request
-    seconds: float = (
-        0.0  # from its first request in the engine to its last answer; 0 where the engine was spared
-    )
+    # From its first request in the engine to its last answer; 0 where the engine was spared. No part of the answer.
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Dialogues(Generic[Key]):

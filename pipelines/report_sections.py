@@ -166,7 +166,9 @@ def slowest(report: Report) -> Section:
     title = "Slowest documents"
     if not report.slowest:
         return Section(title, note="No request of this run reached the engine.")
-    note = "From a document's first request in the engine to its last answer, a place to wait for included."
+    note = (
+        "From a document's first request in the engine to its last answer; waiting for a place there counts."
+    )
     return Section(title, note=note, table=slowest_table(report))
 
 
