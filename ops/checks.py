@@ -1,7 +1,7 @@
 """What a reader of answers wants to be sure of: looked at after every run, with the limits of the job (`check_limits`).
 
-A check compares figures that the report has already, or reads one column of the answers. It never stops a run: what it
-finds is shown, and in Dagster what failed keeps back the assets that are made of the answers.
+A check compares figures that the report has already, or reads one column of the answers. The answers are written by
+then, and stay.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckKind:
-    """`is_error`: what fails it is wrong, and no reader should get it; else it is worth a look."""
+    """`is_error`: what fails it is wrong; else it is worth a look. `is_blocking`: it fails the run as well.
+
+    No number of rows without an answer fails a run: which ones they are stands in them.
+    """
 
     description: str
-    is_error: bool
+    is_error: bool = False
+    is_blocking: bool = False
 
 
 BALANCED, FAILED, TRUNCATED, EMPTY, LABELS = (
@@ -47,13 +51,15 @@ BALANCED, FAILED, TRUNCATED, EMPTY, LABELS = (
 BUDGET, ESTIMATE = "within_budget", "as_estimated"
 
 KINDS = {
-    BALANCED: CheckKind("Every row is accounted for: rows = ok + failed + skipped", is_error=True),
+    BALANCED: CheckKind(
+        "Every row is accounted for: rows = ok + failed + skipped", is_error=True, is_blocking=True
+    ),
     FAILED: CheckKind("Few of the rows that were asked about have no answer", is_error=True),
-    TRUNCATED: CheckKind("Few answers are cut off at the task's token limit", is_error=False),
-    EMPTY: CheckKind("Few answers are empty", is_error=False),
-    LABELS: CheckKind("Labels are spread as in the week before", is_error=False),
-    BUDGET: CheckKind("The run cost no more than `budget.max_usd`", is_error=False),
-    ESTIMATE: CheckKind("The bill is about what `docmill plan` expected", is_error=False),
+    TRUNCATED: CheckKind("Few answers are cut off at the task's token limit"),
+    EMPTY: CheckKind("Few answers are empty"),
+    LABELS: CheckKind("Labels are spread as in the week before"),
+    BUDGET: CheckKind("The run cost no more than `budget.max_usd`"),
+    ESTIMATE: CheckKind("The bill is about what `docmill plan` expected"),
 }
 
 

@@ -13,11 +13,11 @@ from docmill.ops.report import Report
 
 
 def check_specs(job: Job, tasks: dict[str, AssetKey], report: AssetKey) -> list[AssetCheckSpec]:
-    """What Dagster shows before anything has run. Errors keep back what is downstream in the same run."""
+    """What Dagster shows before anything has run. What blocks keeps back what is downstream in the same run."""
     named = [(key, name) for task, key in tasks.items() for name in task_check_names(job, task)]
     named += [(report, name) for name in report_check_names(job)]
     return [
-        AssetCheckSpec(name, asset=key, description=KINDS[name].description, blocking=KINDS[name].is_error)
+        AssetCheckSpec(name, asset=key, description=KINDS[name].description, blocking=KINDS[name].is_blocking)
         for key, name in named
     ]
 

@@ -38,8 +38,9 @@ from dagster import (
 from docmill.data import storage
 from docmill.data.layout import Layout, source_folder
 from docmill.data.records import Partition
+from docmill.engine.errors import EngineError
 from docmill.ops.job import Job
-from docmill.ops.partition_job import run_partition
+from docmill.ops.partition_job import model_fingerprint_of, run_partition
 from docmill.ops.partitions import list_partitions, version_of
 from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
@@ -140,7 +141,7 @@ def answer_assets(job: Job) -> AssetsDefinition:
             description=catalogue.describe_task(job, name),
             group_name=job.name,
             kinds={"vllm", "parquet"},
-            code_version=job.answers_hash(name),
+            code_version=_code_version(job, name),
         )
         for name, key in tasks.items()
     ]
@@ -184,6 +185,14 @@ def answer_assets(job: Job) -> AssetsDefinition:
             yield from check_results(job, partition, figures, tasks, context.selected_asset_check_keys)
 
     return answers
+
+
+def _code_version(job: Job, task: str) -> str:
+    """Changes with whatever changes the answers: prompt, settings, model; also another model under the same name."""
+    try:
+        return f"{job.answers_hash(task)}-{model_fingerprint_of(job)}"
+    except EngineError:  # the model is not here: a run says so, and `docmill doctor`
+        return job.answers_hash(task)
 
 
 def _partition(job: Job, context: AssetExecutionContext) -> Partition:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from dagster import AssetCheckSeverity, AssetKey, DagsterInstance, asset, materialize
 
+from docmill.ops.report import Report
+from docmill.pipelines import assets
 from docmill.pipelines.assets import answer_assets, documents_asset
 from docmill.pipelines.job_files import load_job
 
@@ -55,49 +57,46 @@ def test_every_run_evaluates_all_checks(write_job: WriteJob) -> None:
 
 
 @pytest.mark.parametrize(
-    ("checks", "severity", "is_kept_back"),
+    ("changes", "check", "severity", "is_kept_back"),
     [
-        ({"max_truncated_share": 0.0, "max_failed_share": 0.5}, AssetCheckSeverity.WARN, False),
-        ({"max_failed_share": 0.0, "max_truncated_share": 0.5}, AssetCheckSeverity.ERROR, True),
+        ({"truncated_answers": 1}, "truncated_share", AssetCheckSeverity.WARN, False),
+        ({"ok": 11, "failed": 1}, "failed_share", AssetCheckSeverity.ERROR, False),
+        ({"rows": 13}, "counts_balance", AssetCheckSeverity.ERROR, True),
     ],
 )
-def test_an_error_keeps_back_what_is_made_of_the_answers_and_a_warning_does_not(
-    checks: dict[str, float],
+def test_lost_rows_keep_back_what_is_made_of_the_answers_and_nothing_else_does(
+    changes: dict[str, int],
+    check: str,
     severity: AssetCheckSeverity,
     is_kept_back: bool,
     write_job: WriteJob,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of twelve rows one is cut off and one has no answer."""
-    path = write_job(checks=checks)
+    path = write_job()
     job = load_job(str(path))
-    run_with_trouble(monkeypatch)
+    real = assets.run_partition
+
+    def run_partition(*arguments: Any, **options: Any) -> Report:
+        report = real(*arguments, **options)
+        figures = report.tasks["translations"]
+        counted = {name: number for name, number in changes.items() if name != "truncated_answers"}
+        counts = figures.counts.model_copy(update=counted)
+        figures = figures.model_copy(update=changes | {"counts": counts})
+        return report.model_copy(update={"tasks": report.tasks | {"translations": figures}})
+
+    monkeypatch.setattr(assets, "run_partition", run_partition)
 
     @asset(deps=[AssetKey([job.name, "translations"])], partitions_def=answer_assets(job).partitions_def)
     def page() -> None:
         pass
 
     result = run(path, page)
-    failing = {check.check_name: check for check in by_name(result).values() if not check.passed}
-    assert [check.severity for check in failing.values()] == [severity]
+    failing = {name: found.severity for (_, name), found in by_name(result).items() if not found.passed}
+    assert failing == {check: severity}
     built = {event.asset_key.path[-1] for event in result.get_asset_materialization_events()}
     assert "translations" in built, "the answers themselves are there"
     assert ("page" in built) != is_kept_back
-
-
-def run_with_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    from docmill.pipelines import assets
-
-    real = assets.run_partition
-
-    def run_partition(*arguments: Any, **options: Any) -> Any:
-        report = real(*arguments, **options)
-        figures = report.tasks["translations"]
-        counts = figures.counts.model_copy(update={"ok": 11, "failed": 1})
-        figures = figures.model_copy(update={"counts": counts, "truncated_answers": 1})
-        return report.model_copy(update={"tasks": report.tasks | {"translations": figures}})
-
-    monkeypatch.setattr(assets, "run_partition", run_partition)
+    assert result.success != is_kept_back
 
 
 def test_a_run_of_one_task_evaluates_its_own_checks(write_job: WriteJob) -> None:
