@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
 import pytest
 
+from docmill.pipelines.backfill import look_at, open_instance
 from docmill.pipelines.exit_codes import ExitCode
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
@@ -219,3 +221,38 @@ def test_a_backfill_runs_the_days_two_at_a_time_and_each_once(
     again = cli.json("backfill", path, "--wait")
     assert again["days"]["to_run"] == []
     assert "backfill" not in again
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_backfill_goes_on_after_its_daemon_was_killed_and_doubles_nothing(
+    start_ui: Callable[[], Ui], write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    days = [f"2026-11-{day}" for day in range(15, 20)]
+    path = write_job(source__generate__days=days)
+    monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    first = start_ui()
+    first.repository()
+    backfill_id = cli.json("backfill", path)["backfill"]["id"]
+    with open_instance() as instance:
+        wait_until(lambda: look_at(instance, backfill_id, len(days)).succeeded >= 1)
+        children = psutil.Process(first.process.pid).children(recursive=True)
+        [daemon] = [child for child in children if "dagster._daemon" in child.cmdline()]
+        daemon.kill()
+        first.process.communicate(timeout=120)
+        assert first.process.returncode != 0, "it has lost its daemon, and says so"
+        state = look_at(instance, backfill_id, len(days))
+        assert state.succeeded < len(days), "there was nothing left to go on with"
+        start_ui()
+        wait_until(lambda: look_at(instance, backfill_id, len(days)).is_over)
+        assert look_at(instance, backfill_id, len(days)).is_complete
+    answers = pl.read_parquet(path.parent / "answers/topics/**/*.parquet", hive_partitioning=True)
+    assert answers.group_by("dt").len()["len"].to_list() == [12] * len(days)
+    assert answers["doc_id"].n_unique() == 12 * len(days)
+
+
+def wait_until(holds: Callable[[], bool], *, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.5)
