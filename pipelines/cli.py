@@ -236,15 +236,22 @@ def new(
     output: Annotated[str, typer.Option(help="Where the answers go.")] = "answers",
     id_column: Annotated[str, typer.Option(help="Column that tells the documents apart.")] = "doc_id",
     text_column: Annotated[str, typer.Option(help="Column of their texts.")] = "text",
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a job file of your own from a template."""
     configure_logs()
-    with errors_reported(debug=debug):
+    with errors_reported(as_json=as_json, debug=debug):
         from docmill.pipelines.new_command import new_command
 
         new_command(
-            template, file, source=source, output=output, id_column=id_column, text_column=text_column
+            template,
+            file,
+            source=source,
+            output=output,
+            id_column=id_column,
+            text_column=text_column,
+            as_json=as_json,
         )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from docmill.pipelines.console import stdout_console
+from docmill.pipelines.console import print_json, stdout_console
 from docmill.pipelines.exit_codes import WrongUsage
 from docmill.pipelines.job_files import load_job
 from docmill.pipelines.job_problems import did_you_mean
@@ -23,7 +23,14 @@ def template_names() -> list[str]:
 
 
 def new_command(
-    template: str, file: str | None, *, source: str, output: str, id_column: str, text_column: str
+    template: str,
+    file: str | None,
+    *,
+    source: str,
+    output: str,
+    id_column: str,
+    text_column: str,
+    as_json: bool,
 ) -> None:
     """Write the file, unless one is there. What was written is read once, so that it is known to be a job."""
     if template not in template_names():
@@ -44,11 +51,14 @@ def new_command(
     )
     path.write_text(text)
     try:
-        load_job(str(path))
+        job = load_job(str(path))
     except BaseException:
         path.unlink()
         raise
-    stdout_console().print(f"wrote {path}; next: docmill doctor {path}", soft_wrap=True)
+    if as_json:
+        print_json({"file": str(path), "job": job.name, "tasks": list(job.tasks)})
+    else:
+        stdout_console().print(f"wrote {path}; next: docmill doctor {path}", soft_wrap=True)
 
 
 def render(template: str, *, file: str, **values: str) -> str:

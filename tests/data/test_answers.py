@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import polars as pl
 import pytest
 
@@ -104,7 +105,9 @@ def test_answers_in_an_object_store_are_read_by_polars_itself(
 ) -> None:
     for name, value in moto_server.env().items():
         monkeypatch.setenv(name, value)
-    output = moto_server.uri("scan-answers")
+    # A bucket of its own: Polars keeps its connection to a bucket, and other tests have theirs on another server.
+    fsspec.filesystem("s3").mkdir("scan-answers")
+    output = "s3://scan-answers/out"
     write(output, DAY, "a.parquet", doc_id=["1", "2"])
     assert scan_answers(output, "topics").select(pl.len()).collect().item() == 2
 

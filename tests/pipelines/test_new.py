@@ -64,6 +64,11 @@ def test_a_template_is_a_job_that_runs(
         assert set(answer) <= set(job.tasks[task].labels)
 
 
+def test_json_names_the_file_and_its_job(tmp_path: Path, cli: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    assert cli.json("new", "topics", path) == {"file": str(path), "job": "mine", "tasks": ["topic"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
