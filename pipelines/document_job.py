@@ -29,7 +29,7 @@ from docmill.pipelines.exit_codes import error_message
 from docmill.pipelines.job_attributes import JobAttributes
 from docmill.pipelines.job_files import JobFile, check_job
 from docmill.pipelines.job_scaffolder import JobScaffolder
-from docmill.pipelines.job_text import inside, with_environment
+from docmill.pipelines.job_text import inside, strict_problems, with_environment
 from docmill.pipelines.timetable import arrival_sensor, job_schedule
 
 
@@ -70,11 +70,13 @@ class DocumentJob(Component, Resolvable):
     def resolve_from_model(cls, context: ResolutionContext, model: BaseModel) -> Self:
         """From the attributes as they came. Raises with all problems, in the words of `docmill run`."""
         assert isinstance(model, JobAttributes)
-        source = context.source_position_tree
+        source = context.source_position_tree  # none where the attributes come from Python
         path = Path(source.position.filename if source else "defs.yaml").absolute()
         rendered: set[str] = set()
         text = with_environment(_render(model.root, "", context, rendered))
         text.from_environment |= rendered
+        if source:
+            text.problems += strict_problems(path.read_text(encoding="utf-8"))
         try:
             return cls(check_job(JobFile(path, path.parent), text))
         except JobError as error:
@@ -103,9 +105,7 @@ def _render(value: Any, where: str, context: ResolutionContext, rendered: set[st
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [
-            _render(item, inside(where, i), context.at_path(i), rendered) for i, item in enumerate(value)
-        ]
+        return [_render(item, inside(where, i), context.at_path(i), rendered) for i, item in enumerate(value)]
     if isinstance(value, str) and "{{" in value:
         rendered.add(where)
         return context.resolve_value(value)

@@ -1,8 +1,8 @@
-"""What stands under `attributes` of a job's `defs.yaml`: for Dagster's tools the keys of a job file, for us any mapping.
+"""The `attributes` of a job's `defs.yaml`: for Dagster's tools the keys of a job file, for us any mapping.
 
 `dg` shows these keys with their descriptions, and editors complete them. `dg check` holds the file against this schema
-before docmill sees it and ends there when it does not fit, in words that name no place and suggest no key. So the schema
-describes the keys and refuses next to nothing; `job_files.check_job` refuses, in the same words as for a job file.
+before docmill sees it, and ends there where it does not fit, in words that suggest no key and fall silent about tasks.
+So the schema describes the keys and refuses next to nothing: `job_files.check_job` refuses, in a job file's words.
 """
 
 from __future__ import annotations

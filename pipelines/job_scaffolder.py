@@ -1,4 +1,4 @@
-"""`dg scaffold defs DocumentJob my_job`: writes a `defs.yaml` that runs as it stands, to start a job of one's own from."""
+"""`dg scaffold defs DocumentJob my_job`: a `defs.yaml` that runs as it stands, to start a job of one's own from."""
 
 from __future__ import annotations
 

@@ -84,6 +84,15 @@ def with_environment(values: dict[str, Any], environment: Mapping[str, str] = os
     return text
 
 
+def strict_problems(content: str) -> list[str]:
+    """What a job file may not have and other readers of YAML let pass, e.g. a key that stands twice."""
+    try:
+        list(yaml.load_all(content, _StrictLoader))
+    except yaml.YAMLError as error:
+        return [_yaml_problem(error)]
+    return []
+
+
 def place(*parts: object) -> str:
     """How a problem says where it is: `tasks.classifications.labels[2]`."""
     written = ""
@@ -100,9 +109,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _interpolate(value: Any, where: str, text: JobText, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {
-            key: _interpolate(item, inside(where, key), text, environment) for key, item in value.items()
-        }
+        return {key: _interpolate(item, inside(where, key), text, environment) for key, item in value.items()}
     if isinstance(value, list):
         return [_interpolate(item, f"{where}[{i}]", text, environment) for i, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
