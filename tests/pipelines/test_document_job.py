@@ -246,20 +246,25 @@ class Project:
 
     def dg(self, *arguments: str, exit_code: int = 0) -> str:
         """What the command printed."""
-        home = self.folder / "dagster_home"
-        home.mkdir(exist_ok=True)
-        (home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-        result = subprocess.run(
-            [Path(sys.executable).with_name("dg"), *arguments],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder / "src"), "DAGSTER_HOME": str(home)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=200,
-        )
+        result = dg(*arguments, cwd=self.folder, home=self.folder, PYTHONPATH=str(self.folder / "src"))
         assert result.returncode == exit_code, result.stdout
         return result.stdout
+
+
+def dg(*arguments: str, cwd: Path, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The environment's own `dg`, with Dagster's state below `home`."""
+    dagster_home = home / "dagster_home"
+    dagster_home.mkdir(exist_ok=True)
+    (dagster_home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    return subprocess.run(
+        [Path(sys.executable).with_name("dg"), *arguments],
+        cwd=cwd,
+        env=os.environ | environment | {"DAGSTER_HOME": str(dagster_home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
 
 
 @pytest.mark.slow
@@ -296,6 +301,12 @@ def test_dg_shows_what_the_keys_are_for(tmp_path: Path) -> None:
     shown = project.dg("utils", "inspect-component", TYPE)
     assert "Asks a language model about every document of a source" in shown
     assert "Columns copied to every output row." in shown
+
+
+@pytest.mark.slow
+def test_dg_accepts_docmills_own_project(tmp_path: Path) -> None:
+    result = dg("check", "defs", cwd=ROOT, home=tmp_path)
+    assert "All definitions loaded successfully" in result.stdout, result.stdout
 
 
 @pytest.mark.parametrize(
