@@ -14,54 +14,51 @@ KERNELS: tuple[KernelName, ...] = get_args(KernelName)  # of our ops, those that
 class ModelConfig(BaseModel):
     """Which model answers. `source` is `demo` (bundled), a folder, or a Hugging Face name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     source: str = "demo"
-    revision: str | None = (
-        None  # commit or tag of a Hugging Face model; pin it, or answers change when the model does
-    )
+    revision: str | None = None
+    """Commit or tag of a Hugging Face model; pin it, or answers change when the model does."""
     trust_remote_code: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(
-        default_factory=dict
-    )  # e.g. {enable_thinking: false} for Qwen3
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """E.g. {enable_thinking: false} for Qwen3."""
 
 
 class EngineConfig(BaseModel):
     """How the model runs. What is not set is chosen for the device, see `vllm_settings`, or was tuned, see `tuned`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kind: Literal["vllm", "fake"] = "vllm"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto on a CPU is float32: 6-8x faster on AVX2
-    )
-    # 8-bit weights and activations, made while the model loads, see `vllm_w8a8`. None: as the checkpoint has them.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto on a CPU is float32: 6-8x faster on AVX2."""
     quantization: Literal["int8", "fp8"] | None = None
-    # Our CUDA kernels in the model, see `kernel_choice`: where there is a GPU, never, or those that are named.
+    """8-bit weights and activations, made while the model loads, see `vllm_w8a8`. null: as the checkpoint has them."""
     kernels: Literal["auto", "off"] | tuple[KernelName, ...] = "auto"
-    max_model_len: PositiveInt | None = None  # None: what the model was made for
-    max_num_seqs: PositiveInt | None = (
-        None  # sequences computed together; more is faster until memory is full
-    )
+    """Our CUDA kernels in the model, see `kernel_choice`: where there is a GPU, never, or those that are named."""
+    max_model_len: PositiveInt | None = None
+    """null: what the model was made for."""
+    max_num_seqs: PositiveInt | None = None
+    """Sequences computed together; more is faster until memory is full."""
     max_num_batched_tokens: PositiveInt | None = None
-    max_in_flight: PositiveInt | None = (
-        None  # requests in the engine; None: by how full it is, `ops.admission`
-    )
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None  # None: 0.9
-    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # memory for the KV cache on a CPU; None: 1
+    max_in_flight: PositiveInt | None = None
+    """Requests in the engine; null: by how full it is, `ops.admission`."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """null: 0.9."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory for the KV cache on a CPU; null: 1."""
     tensor_parallel_size: PositiveInt = 1
-    memory_gib: Annotated[float, Field(gt=0)] | None = (
-        None  # host memory of the engine's process; set it where too large a batch must not take the machine down
-    )
-    # An engine without a step for so long, while it has requests, is killed and restarted. Longer than the longest
-    # step: raise it where vLLM compiles between steps.
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Host memory of the engine's process; set it where too large a batch must not take the machine down."""
     hang_seconds: Annotated[float, Field(ge=2)] = 300
-    max_restarts: Annotated[int, Field(ge=0)] = (
-        5  # in a row without one answer in between; then the run fails
-    )
+    """An engine without a step for so long, while it has requests, is killed and restarted. Longer than the longest
+    step: raise it where vLLM compiles between steps."""
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """In a row without one answer in between; then the run fails."""
     seed: int = 0
-    extra: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs as it stands
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Handed to vLLM's EngineArgs as it stands."""
 
     @field_validator("kernels", mode="before")
     @classmethod

@@ -1,6 +1,7 @@
 """What one job is: source, model, engine, tasks, output, prices. One YAML file says all of it (`pipelines.job_files`).
 
-Every model forbids unknown keys, so a typo is an error that names the key.
+Every model forbids unknown keys, so a typo is an error that names the key. The texts below the keys are what `dg` and
+editors show of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DemoCorpus(_Part):
@@ -55,14 +56,17 @@ class Source(_Part):
     """Where the documents are and which columns hold them."""
 
     uri: Text
+    """Folder or bucket of Parquet files."""
     id_column: Text = "doc_id"
     text_column: Text = "text"
-    carry: list[str] = Field(default_factory=list)  # columns copied to every output row
-    partition_key: Text | None = (
-        "dt"  # folders `dt=2026-11-20` hold a day each; null: the whole source is one partition
-    )
-    start_date: date | None = None  # first day that Dagster offers; needed with a partition_key
+    carry: list[str] = Field(default_factory=list)
+    """Columns copied to every output row."""
+    partition_key: Text | None = "dt"
+    """Folders `dt=2026-11-20` hold a day each; null: the whole source is one partition."""
+    start_date: date | None = None
+    """First day that Dagster offers; needed with a partition_key."""
     generate: Annotated[DemoCorpus | DistributionsCorpus, Field(discriminator="kind")] | None = None
+    """Documents that are made where `uri` has none yet; left out for documents of your own."""
 
 
 class Output(_Part):
@@ -80,25 +84,26 @@ class Chunking(_Part):
 class LedgerConfig(_Part):
     """How finely work is divided and how soon it is safe. The defaults suit machines that rarely die."""
 
-    # Of an engine, by a rough estimate. Smaller: less to share out at the end, more small files on the way.
     unit_seconds: Annotated[float, Field(gt=0)] = 60.0
-    # Finished requests are in the store after this many seconds or answers, whichever comes first: what a kill costs.
+    """Of an engine, by a rough estimate. Smaller: less to share out at the end, more small files on the way."""
     segment_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Finished requests are in the store after so many seconds, or `segment_answers`: what a kill costs."""
     segment_answers: Annotated[int, Field(gt=0)] = 500
-    # A worker that has not been heard of for this long has lost its units. Longer than any pause of a healthy one.
+    """Or after so many answers, whichever comes first."""
     lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """A worker that has not been heard of for so long has lost its units. Longer than any pause of a healthy one."""
 
 
 class Reuse(_Part):
     """What is not asked again: texts that earlier nights have answered, and, if the job says so, what is much alike."""
 
-    # Of so many finished runs (over any partitions, the newest) the requests are kept, some 300 bytes each. 0: none.
     runs: Annotated[int, Field(ge=0)] = 4
-    # report: find them, and say what they cost. answers: a near-duplicate takes the answer of the text that it is like,
-    # which is not the answer that the model would have given. See `ops.near_duplicates` and `ops.representatives`.
+    """Of so many finished runs (the newest, over any partitions) requests are kept, some 300 bytes each. 0: none."""
     near_duplicates: Literal["off", "report", "answers"] = "off"
-    # Least share of their runs of 8 bytes that two such texts have in common, as MinHash estimates it.
+    """report: find them, and say what they cost. answers: a near-duplicate takes the answer of the text that it is
+    like, which is not the answer that the model would have given. See `ops.near_duplicates`, `ops.representatives`."""
     similarity: Annotated[float, Field(ge=0.5, le=1)] = 0.9
+    """Least share of their runs of 8 bytes that two such texts have in common, as MinHash estimates it."""
 
     @field_validator("near_duplicates", mode="before")
     @classmethod
@@ -110,11 +115,12 @@ class Reuse(_Part):
 class Budget(_Part):
     """Where to stop. A stopped run loses nothing: raise the limit and run it again."""
 
-    max_usd: Annotated[float, Field(gt=0)] | None = (
-        None  # of all runs over the partition since its last finish
-    )
-    max_hours: Annotated[float, Field(gt=0)] | None = None  # of one run
-    max_failed_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the answers so far
+    max_usd: Annotated[float, Field(gt=0)] | None = None
+    """Of all runs over the partition since its last finish."""
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """Of one run."""
+    max_failed_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of the answers so far."""
 
 
 class Prices(_Part):
@@ -135,6 +141,7 @@ class Job(_Part):
     """One job. `name` is its name in the CLI and the prefix of its Dagster assets."""
 
     name: str
+    """In the CLI, and in front of the Dagster assets: small letters, digits, underscores."""
     description: str = ""
     source: Source
     output: Output
@@ -142,18 +149,20 @@ class Job(_Part):
     engine: EngineConfig = EngineConfig()
     pool: PoolConfig = PoolConfig()
     system_prompt: str = SYSTEM_PROMPT
+    """The same for all tasks, so that they share the longest prefix."""
     prepare: Prepare = Prepare()
     chunking: Chunking = Chunking()
-    tasks: Annotated[
-        dict[str, AnyTask], Field(min_length=1)
-    ]  # name of the task, its folder and its asset -> settings
+    tasks: Annotated[dict[str, AnyTask], Field(min_length=1)]
+    """Name of the task, its folder and its asset -> settings."""
     prices: Prices = Prices()
     budget: Budget = Budget()
     ledger: LedgerConfig = LedgerConfig()
     reuse: Reuse = Reuse()
     checks: CheckLimits = CheckLimits()
-    schedule: Schedule | None = None  # when Dagster runs it
-    arrival: Arrival | None = None  # or that it does when files have come
+    schedule: Schedule | None = None
+    """When Dagster runs it."""
+    arrival: Arrival | None = None
+    """That Dagster runs it when files have come."""
 
     @field_validator("name")
     @classmethod

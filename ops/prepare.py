@@ -26,19 +26,17 @@ _MAX_MARKS = 30
 class Prepare(BaseModel):
     """What the job does with odd texts. Lengths are in characters, after cleaning."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    normalization: Literal["NFC", "NFKC", "none"] = (
-        "NFC"  # NFKC also unifies look-alikes, and loses e.g. superscripts
-    )
-    min_chars: Annotated[int, Field(ge=1)] = 1  # shorter rows are skipped
-    max_chars: Annotated[int, Field(ge=1)] = (
-        1_000_000  # a row beyond this is some 250,000 tokens: mostly an accident
-    )
+    normalization: Literal["NFC", "NFKC", "none"] = "NFC"
+    """NFKC also unifies look-alikes, and loses e.g. superscripts."""
+    min_chars: Annotated[int, Field(ge=1)] = 1
+    """Shorter rows are skipped."""
+    max_chars: Annotated[int, Field(ge=1)] = 1_000_000
+    """A row beyond this is some 250,000 tokens: mostly an accident."""
     too_long: Literal["fail", "truncate"] = "fail"
-    duplicate_ids: Literal["fail", "keep"] = (
-        "fail"  # fail: the first row of an id is asked, later ones are failed rows
-    )
+    duplicate_ids: Literal["fail", "keep"] = "fail"
+    """fail: the first row of an id is asked, later ones are failed rows."""
 
 
 @dataclass(frozen=True, slots=True)

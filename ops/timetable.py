@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Schedule(_Part):
     """By the clock: the last partition that is complete then, or the whole source of an unpartitioned job."""
 
-    cron: str  # five fields: minute, hour, day of the month, month, day of the week
+    cron: str
+    """Five fields: minute, hour, day of the month, month, day of the week."""
     timezone: str = "UTC"
 
     @field_validator("timezone")
@@ -38,8 +39,10 @@ class Arrival(_Part):
     """
 
     settled_minutes: Annotated[float, Field(ge=0)] = 15
-    look_back: Annotated[int, Field(gt=0)] = 7  # of the newest partitions, so many are watched
-    interval_seconds: Annotated[int, Field(ge=1)] = 60  # between two looks
+    look_back: Annotated[int, Field(gt=0)] = 7
+    """Of the newest partitions, so many are watched."""
+    interval_seconds: Annotated[int, Field(ge=1)] = 60
+    """Between two looks."""
 
     @property
     def settled(self) -> timedelta:

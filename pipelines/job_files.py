@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.pipelines.job_problems import combination_problems, describe_invalid, did_you_mean
-from docmill.pipelines.job_text import read_job_text
+from docmill.pipelines.job_text import JobText, read_job_text
 
 BUNDLED_FOLDER = Path(__file__).parent / "jobs"
 FOLDERS_VARIABLE = "DOCMILL_JOBS"
@@ -108,7 +108,11 @@ def read_job(file: JobFile) -> Job:
         content = file.path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(str(file), [f"cannot be read: {error}"]) from error
-    text = read_job_text(content)
+    return check_job(file, read_job_text(content))
+
+
+def check_job(file: JobFile, text: JobText) -> Job:
+    """The job that the text of a file says. Raises `JobError` with all problems."""
     if text.values is None:
         raise JobError(str(file), text.problems)
     problems = list(text.problems)

@@ -73,10 +73,24 @@ def read_job_text(content: str, environment: Mapping[str, str] = os.environ) -> 
         return JobText(
             None, [f"the file must be a mapping of keys (name, source, tasks, ...), it is {_kind(values)}"]
         )
+    return with_environment(values, environment)
+
+
+def with_environment(values: dict[str, Any], environment: Mapping[str, str] = os.environ) -> JobText:
+    """What has been parsed, with the environment's values put in and secrets refused."""
     text = JobText(values)
     text.values = _interpolate(values, "", text, environment)
     text.problems += _secrets(text.values)
     return text
+
+
+def strict_problems(content: str) -> list[str]:
+    """What a job file may not have and other readers of YAML let pass, e.g. a key that stands twice."""
+    try:
+        list(yaml.load_all(content, _StrictLoader))
+    except yaml.YAMLError as error:
+        return [_yaml_problem(error)]
+    return []
 
 
 def place(*parts: object) -> str:
@@ -95,9 +109,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _interpolate(value: Any, where: str, text: JobText, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {
-            key: _interpolate(item, _inside(where, key), text, environment) for key, item in value.items()
-        }
+        return {key: _interpolate(item, inside(where, key), text, environment) for key, item in value.items()}
     if isinstance(value, list):
         return [_interpolate(item, f"{where}[{i}]", text, environment) for i, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
@@ -146,13 +158,14 @@ def _walk(value: Any, where: str) -> Iterator[tuple[str, object, Any]]:
     elif isinstance(value, list):
         items = list(enumerate(value))
     for key, item in items:
-        inside = _inside(where, key)
-        yield inside, key, item
+        place_of_item = inside(where, key)
+        yield place_of_item, key, item
         if key != "json_schema":  # a schema may well describe a field `password`
-            yield from _walk(item, inside)
+            yield from _walk(item, place_of_item)
 
 
-def _inside(where: str, key: object) -> str:
+def inside(where: str, key: object) -> str:
+    """The place of a key or an index within another place."""
     return f"{where}{place(key)}" if isinstance(key, int) else place(where, key) if where else str(key)
 
 

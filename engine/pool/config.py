@@ -32,19 +32,20 @@ class PoolConfig(BaseModel):
     Ray that docmill starts itself needs nothing.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kind: Literal["inline", "ray"] = "inline"
     workers: Annotated[int, Field(gt=0)] | None = None
-    address: str | None = None  # None: RAY_ADDRESS, else a Ray of our own on this machine
-    # All GPUs of one worker; a fraction shares one. None: engine.tensor_parallel_size, or 0 on a CPU.
+    address: str | None = None
+    """null: RAY_ADDRESS, else a Ray of our own on this machine."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    # Threads for the model on a CPU. None: an equal part of this machine's for a Ray of our own, else 1.
+    """All GPUs of one worker; a fraction shares one. null: engine.tensor_parallel_size, or 0 on a CPU."""
     cpus_per_worker: Annotated[int, Field(gt=0)] | None = None
-    # One after the other, for each worker; ten good minutes count from zero again.
+    """Threads for the model on a CPU. null: an equal part of this machine's for a Ray of our own, else 1."""
     max_worker_restarts: Annotated[int, Field(ge=0)] = 3
-    # How long to wait for room while no worker runs; clusters that grow need minutes.
+    """One after the other, for each worker; ten good minutes count from zero again."""
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 600
+    """How long to wait for room while no worker runs; clusters that grow need minutes."""
 
     @model_validator(mode="after")
     def _check(self) -> PoolConfig:

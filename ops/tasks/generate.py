@@ -28,8 +28,8 @@ class Generate(Task):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_output_tokens: Annotated[int, Field(gt=0)] = 256
-    # A document of several chunks: fail the row, ask about the first chunk alone, or about each (answers a line each).
     long_documents: Literal["fail", "first", "each"] = "fail"
+    """A document of several chunks: fail the row, ask about the first chunk alone, or about each (a line each)."""
 
     @model_validator(mode="after")
     def _check(self) -> Generate:

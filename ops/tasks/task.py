@@ -61,11 +61,12 @@ class TaskError(Exception):
 class Task(BaseModel):
     """One entry of a job's `tasks`. Subclasses add their settings, columns and questions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     columns: ClassVar[list[pa.Field]]
     kind: str
-    description: str = ""  # shown in the catalogue
+    description: str = ""
+    """Shown in the catalogue."""
 
     @property
     def repeatable(self) -> bool:

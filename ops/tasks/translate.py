@@ -24,9 +24,10 @@ class Translate(Task):
     target_language: str = "English"
     instruction: str = "Translate the document into {target_language}. Answer with the translation only."
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    # Answer tokens per document token, at most. Raise it for languages that the model's tokenizer cuts finely.
     max_output_ratio: Annotated[float, Field(gt=0)] = 2.0
-    max_output_tokens: Annotated[int, Field(gt=0)] | None = None  # a fixed bound instead of the ratio
+    """Answer tokens per document token, at most. Raise it for languages that the model's tokenizer cuts finely."""
+    max_output_tokens: Annotated[int, Field(gt=0)] | None = None
+    """A fixed bound instead of the ratio."""
 
     @property
     def repeatable(self) -> bool:
