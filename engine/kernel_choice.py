@@ -26,7 +26,7 @@ class KernelChoice:
 
 NO_KERNELS = KernelChoice()
 NO_GPU = "there is no GPU (named in `engine.kernels`, their twins serve)"
-NOT_EIGHT_BITS = "the model is not quantised"
+NOT_QUANTISED = "the model is not quantised"
 # vLLM joins the norm and the sum over the GPUs before it in one kernel, which is more.
 SEVERAL_GPUS = "`engine.tensor_parallel_size` is more than 1 (named in `engine.kernels`, it serves)"
 
@@ -44,7 +44,7 @@ def choose_kernels(config: EngineConfig, *, device: str, is_quantised: bool = Tr
         if device == "cpu":
             return _none(NO_GPU)
         if not (is_quantised or config.quantization or "quantization" in config.extra):
-            return _none(NOT_EIGHT_BITS)
+            return _none(NOT_QUANTISED)
     serves = kernel_implementation()
     if device == "cuda" and serves.name == "native":
         return _none(serves.reason)  # a twin would be slower than what vLLM has

@@ -196,6 +196,13 @@ def _code_version(job: Job, task: str) -> str:
 
 
 def _partition(job: Job, context: AssetExecutionContext) -> Partition:
+    if job.source.partition_key is not None and not context.has_partition_key:
+        # Dagster's pages offer to execute a check alone, and a check has no day there.
+        raise Failure(
+            "a check by itself has no day: materialise the day, and all its checks are evaluated; what is up to date "
+            "costs nothing",
+            allow_retries=False,
+        )
     return job.partition(context.partition_key if context.has_partition_key else None)
 
 

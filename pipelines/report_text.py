@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
-from docmill.engine.kernel_choice import NO_GPU, NOT_EIGHT_BITS
+from docmill.engine.kernel_choice import NO_GPU, NOT_QUANTISED
 from docmill.ops.job import Job
 from docmill.ops.report import EngineSettings, IncidentReport, KernelReport, Report
 from docmill.pipelines.answer_rows import clip
@@ -176,7 +176,7 @@ def kernel_lines(kernels: Mapping[str, KernelReport]) -> list[str]:
     ]
     by_reason: dict[str, list[str]] = {}
     for op, kernel in kernels.items():
-        if kernel.reason and kernel.reason not in (NO_GPU, NOT_EIGHT_BITS):
+        if kernel.reason and kernel.reason not in (NO_GPU, NOT_QUANTISED):
             by_reason.setdefault(kernel.reason, []).append(op)
     return lines + [f"kernels    {', '.join(ops)}: off, {reason}" for reason, ops in by_reason.items()]
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from docmill.engine import kernel_choice
 from docmill.engine.config import KERNELS, EngineConfig
-from docmill.engine.kernel_choice import NO_GPU, NOT_EIGHT_BITS, SEVERAL_GPUS, KernelChoice, choose_kernels
+from docmill.engine.kernel_choice import NO_GPU, NOT_QUANTISED, SEVERAL_GPUS, KernelChoice, choose_kernels
 from docmill.engine.model_files import is_quantised
 from docmill.kernels._load import Implementation
 
@@ -87,7 +87,7 @@ def test_an_engine_without_eight_bits_is_left_alone(
     monkeypatch.setattr(kernel_choice, "kernel_implementation", lambda: CUDA)
     choice = choose_kernels(EngineConfig.model_validate(settings), device="cuda", is_quantised=False)
     assert choice.ops == (KERNELS if taken else ())
-    assert set(choice.reasons.values()) == (set() if taken else {NOT_EIGHT_BITS})
+    assert set(choice.reasons.values()) == (set() if taken else {NOT_QUANTISED})
 
 
 def test_a_checkpoint_says_whether_it_is_quantised(tmp_path: Path) -> None:

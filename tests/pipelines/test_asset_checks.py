@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetCheckSeverity, AssetKey, DagsterInstance, asset, materialize
+from dagster import (
+    AssetCheckKey,
+    AssetCheckSeverity,
+    AssetKey,
+    AssetSelection,
+    DagsterInstance,
+    Definitions,
+    asset,
+    define_asset_job,
+    materialize,
+)
 
 from docmill.ops.report import Report
 from docmill.pipelines import assets
@@ -113,3 +123,19 @@ def test_a_run_of_one_task_evaluates_its_own_checks(write_job: WriteJob) -> None
         ("topics", "failed_share"),
         ("topics", "label_shift"),
     }
+
+
+def test_a_check_by_itself_fails_at_once_and_says_what_to_do(write_job: WriteJob) -> None:
+    """Which the pages offer; with the retries of a step it would take minutes to fail."""
+    job = load_job(str(write_job()))
+    alone = AssetSelection.checks(AssetCheckKey(AssetKey([job.name, "topics"]), "counts_balance"))
+    definitions = Definitions(
+        assets=[documents_asset(job), answer_assets(job)], jobs=[define_asset_job("alone", selection=alone)]
+    )
+    with DagsterInstance.ephemeral() as instance:
+        result = definitions.resolve_job_def("alone").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    assert "materialise the day" in str(failure.event_specific_data)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
