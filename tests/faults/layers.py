@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from faults.job_folder import DAY
 from faults.kills import Kill
 from faults.processes import Run, engines, kill_all, marked, send
@@ -202,78 +203,74 @@ class WorkerKills(_RayKills):
 
 
 class NodeKills(_RayKills):
-    """One of two nodes, each a raylet with all that belongs to it; then a new node joins."""
+    """One of two nodes, each a raylet with all that belongs to it; then a new node joins.
+
+    A third one, the head, takes no worker: without it Ray would end as a whole. So whichever worker computes, its node
+    can be killed, and no kill hangs on which of them has loaded its model first.
+    """
 
     layer = "node"
 
     def start(self) -> None:
-        self.started: list[Run] = []
+        self.nodes: list[Run] = []  # the head first
         super().start()
         self.port = free_port()
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.nodes = 0
-        self._ray("--head", f"--port={self.port}", "--include-dashboard=false")
+        self.add_node("--head", f"--port={self.port}", "--include-dashboard=false", num_cpus=0)
         self._wait_for_node()
-        self.add_node()
+        for _ in range(2):
+            self.add_node(f"--address=127.0.0.1:{self.port}")
         self._wait_for_node()
         address = f"127.0.0.1:{self.port}"
         self.settings = {"pool": {**self.pool, "address": address}, "engine": self.engine}
 
-    def _ray(self, *arguments: str) -> Run:
+    def add_node(self, *arguments: str, num_cpus: int = 1) -> None:
+        """One more; its processes are known by its number."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.nodes += 1
-        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--num-cpus=1", "--block",
+        number = len(self.nodes)
+        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, f"--num-cpus={num_cpus}", "--block",
                    "--disable-usage-stats", "--object-store-memory=80000000"]  # fmt: skip
-        node = Run(
-            command,
-            log=self.folder / f"node-{self.nodes}.log",
-            env={**self.env, "DOCMILL_NODE": str(self.nodes)},
-        )
-        self.started.append(node)
-        return node
+        log, env = self.folder / f"node-{number}.log", {**self.env, "DOCMILL_NODE": str(number)}
+        self.nodes.append(Run(command, log=log, env=env))
 
     def _wait_for_node(self) -> None:
         end = time.monotonic() + NODE_SECONDS
-        node = self.started[-1]
+        node = self.nodes[-1]
         while "Ray runtime started" not in node.log.read_text(errors="replace"):
             if time.monotonic() > end or node.status is not None:
                 raise TimeoutError(f"a Ray node did not start: {node.tail()}")
             time.sleep(0.2)
 
-    def add_node(self) -> None:
-        """Beside the head; the one before is gone."""
-        self.node = self._ray(f"--address=127.0.0.1:{self.port}")
-
-    def members(self) -> list[int]:
-        """All processes of the second node."""
-        found = []
-        for process in marked(self.mark):
-            with suppress(Exception):
-                if process.environ().get("DOCMILL_NODE") == str(self.nodes):
-                    found.append(process.pid)
-        return found
+    def members(self, number: int) -> list[int]:
+        """All processes of a node."""
+        return [process.pid for process in marked(self.mark) if _node_of(process.pid) == number]
 
     def hit(self) -> Kill | None:
-        members = self.members()
-        self.wait_until(lambda: any(pid in self.members() for pid, _ in self.actors()), NOTICED_SECONDS)
-        members = self.members()
-        victims = [(pid, seen) for pid, seen in self.actors() if pid in members]
-        if not victims:
+        self.wait_until(lambda: bool(self.actors()), NOTICED_SECONDS)
+        found = [(number, seen) for pid, seen in self.actors() if (number := _node_of(pid)) is not None]
+        if not found:
             return None
-        _, seen = victims[0]
+        number, seen = self.random.choice(found)
         kill = self.kill_of("SIGKILL", seen)
-        for pid in members:
+        for pid in self.members(number):
             send(pid, signal.SIGKILL)
-        self.node.kill()
+        self.nodes[number].kill()
         self.watch.look()
-        self.add_node()
+        self.add_node(f"--address=127.0.0.1:{self.port}")
         return self.ended_by(kill, seen)
 
     def stop(self) -> None:
         kill_all(self.mark)
-        for node in self.started:
+        for node in self.nodes:
             node.kill()  # gone already, but not collected
         super().stop()
+
+
+def _node_of(pid: int) -> int | None:
+    """The number of the node that a process belongs to."""
+    with suppress(psutil.Error, KeyError):
+        return int(psutil.Process(pid).environ()["DOCMILL_NODE"])
+    return None
 
 
 LAYERS: dict[str, type[Session]] = {

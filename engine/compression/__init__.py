@@ -1,0 +1,8 @@
+"""A smaller or faster model out of a larger one, measured on the very requests that a job asks.
+
+    sequences.py    what is measured on: a job's prompts with the model's own answers
+    checkpoint.py   opening a Hugging Face checkpoint with torch, and writing one that unmodified vLLM loads
+
+Everything here goes from one folder to another and knows neither jobs nor stores; `ops` chooses the documents, judges
+the result by the job's own tasks, and publishes it.
+"""

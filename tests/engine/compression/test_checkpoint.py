@@ -1,0 +1,72 @@
+"""Opening and writing checkpoints, and the sequences that models are measured on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
+from docmill.engine.compression.sequences import AskedSequence, batches
+from docmill.engine.config import ModelConfig
+from docmill.engine.errors import ModelError
+from docmill.engine.model_files import resolve_model
+
+DEMO = Path(resolve_model(ModelConfig()))
+
+
+def test_what_is_written_is_the_model_and_all_that_belongs_to_it(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    model = load_model(DEMO)
+    assert len(linear_layers(model)) == 7 * model.config.num_hidden_layers
+    save_model(model, DEMO, tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (DEMO, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"} <= names
+    assert not any(name.endswith((".py", ".md")) for name in names)
+    with pytest.raises(FileExistsError, match="holds files already"):
+        save_model(model, DEMO, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architectures": ["BertModel"]}, "this is BertModel"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "is quantised already"),
+    ],
+)
+def test_what_cannot_be_compressed_is_said(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(ModelError, match=said):
+        load_model(folder)
+
+
+def test_batches_hold_every_answer_token_once() -> None:
+    sequences = [
+        AskedSequence(tuple(range(1, length + 1)), prompt)
+        for length, prompt in ((9, 4), (30, 29), (12, 2), (5, 1))
+    ]
+    found = []
+    for batch in batches(sequences, max_tokens=30):
+        assert batch.token_ids.numel() <= 30
+        for row in range(len(batch.token_ids)):
+            length = int(batch.attention_mask[row].sum())
+            marked = batch.answer_mask[row].nonzero().flatten() + 1
+            found.append((length, batch.token_ids[row][marked].tolist()))
+    assert sorted(found) == sorted(
+        (len(one.token_ids), list(one.token_ids[one.num_prompt_tokens :])) for one in sequences
+    )
+
+
+def test_a_sequence_without_an_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a prompt and an answer"):
+        AskedSequence((1, 2, 3), 3)
