@@ -16,6 +16,7 @@ What lies below `_docmill` is docmill's own, the rest is for readers.
 {output}/_docmill/answers/{partition}.{plan}.parquet  requests of the last finished runs, for those to come
                  /profile.json                        how fast engines are, and how long answers: for `docmill plan`
                  /tuning.json                         the engine's settings that `docmill tune` has found
+                 /models/{key}/...                    compressed models, see `engine/compressed_models.py`
 
 Segments, ledger, parts, what is reused and what is near are gone when the manifest is written.
 """
@@ -124,6 +125,11 @@ class Layout:
     def tuning(output_uri: str) -> str:
         """Settings of the engine that were measured to be faster, by model and device."""
         return join(output_uri, INTERNAL, "tuning.json")
+
+    @staticmethod
+    def models(output_uri: str) -> str:
+        """Folder of the compressed models that were made for the job."""
+        return join(output_uri, INTERNAL, "models")
 
     @staticmethod
     def probe(output_uri: str, name: str) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from docmill.engine.compression.config import CompressConfig
+
 PositiveInt = Annotated[int, Field(gt=0)]
 KernelName = Literal["rms_norm_quant", "silu_mul_quant"]
 KERNELS: tuple[KernelName, ...] = get_args(KernelName)  # of our ops, those that vLLM has a place for
@@ -22,6 +24,13 @@ class ModelConfig(BaseModel):
     trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """E.g. {enable_thinking: false} for Qwen3."""
+    compress: CompressConfig | None = None
+    """A smaller model in its place, made of it on the job's own documents and held to their answers."""
+
+    @property
+    def uncompressed(self) -> ModelConfig:
+        """The model that `source` names."""
+        return self.model_copy(update={"compress": None})
 
 
 class EngineConfig(BaseModel):

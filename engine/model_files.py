@@ -9,6 +9,7 @@ from pathlib import Path
 
 import xxhash
 
+from docmill.engine.compressed_models import find_compressed, local_checkpoint
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 
@@ -16,7 +17,18 @@ SAMPLE_BYTES = 1 << 20  # of each weight file's start (its table of tensors) and
 
 
 def resolve_model(config: ModelConfig) -> str:
-    """Folder of the model, or its Hugging Face name where vLLM is to fetch it. Raises `ModelError` with the remedy."""
+    """Folder of the model, or its Hugging Face name where vLLM is to fetch it. Raises `ModelError` with the remedy.
+
+    With `compress` it is that of the model that was made, fetched to this machine; raises `StorageError` too.
+    """
+    if config.compress is not None:
+        made = find_compressed(config.compress, source_fingerprint(config))
+        if made is None:
+            raise ModelError(
+                config.source, "`model.compress`: no compressed model has been made of it with these settings. Make it "
+                "with `docmill compress JOB`, or materialise the job's asset `compressed_model`"
+            )  # fmt: skip
+        return str(local_checkpoint(config.compress, made))
     if config.source == "demo":
         return str(resources.files("docmill.data.demo") / "model")
     looks_like_path = config.source.startswith((".", "/", "~")) or config.source.count("/") != 1
@@ -56,6 +68,11 @@ def is_quantised(model: str) -> bool:
         return True
     settings = json.loads(path.read_text())
     return "quantization_config" in settings or "quantization_config" in settings.get("text_config", {})
+
+
+def source_fingerprint(config: ModelConfig) -> str:
+    """Of the model that `source` names, whatever is made of it."""
+    return fingerprint(resolve_model(config.uncompressed), config.revision)
 
 
 def fingerprint(model: str, revision: str | None) -> str:

@@ -11,8 +11,9 @@ from datetime import date
 from typing import Annotated, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.data.schemas import COMMON_COLUMNS, NEAR_DUPLICATE_OF
 from docmill.engine.config import EngineConfig, ModelConfig
@@ -173,6 +174,30 @@ class Job(_Part):
             )
         return name
 
+    @field_validator("model")
+    @classmethod
+    def _place_of_compressed_models(cls, model: ModelConfig, info: ValidationInfo) -> ModelConfig:
+        output = info.data.get("output")
+        if model.compress is None or model.compress.out is not None or output is None:
+            return model
+        compress = model.compress.model_copy(update={"out": Layout.models(output.uri)})
+        return model.model_copy(update={"compress": compress})
+
+    @model_validator(mode="after")
+    def _check_compress(self) -> Job:
+        compress = self.model.compress
+        if compress is None:
+            return self
+        if unknown := sorted(set(compress.references) - set(self.tasks)):
+            raise ValueError(
+                f"model.compress.references: no task {', '.join(unknown)}; the job has {', '.join(self.tasks)}"
+            )
+        if self.engine.quantization is not None:
+            raise ValueError(
+                "model.compress and engine.quantization both make another model of the same one; keep one of them"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check(self) -> Job:
         source = self.source
@@ -221,7 +246,8 @@ class Job(_Part):
         task = self.tasks[task_name].model_dump_json(exclude={"description"})
         shared = (self.model, self.prepare, self.chunking)
         parts = [task, self.engine_settings, self.system_prompt, self.source.text_column]
-        parts += [part.model_dump_json() for part in shared]
+        # What a compressed model was made by shows in its fingerprint.
+        parts += [part.model_dump_json(exclude={"compress"}) for part in shared]
         return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -40,11 +40,24 @@ class Sample:
         }
 
 
+def any_text(text: str) -> bool:  # noqa: ARG001
+    """Take all of them."""
+    return True
+
+
 @contextmanager
-def sampled(job: Job, partition: Partition, *, num_documents: int) -> Iterator[Sample]:
+def sampled(
+    job: Job,
+    partition: Partition,
+    *,
+    num_documents: int,
+    carry: Sequence[str] = (),
+    takes: Callable[[str], bool] = any_text,
+) -> Iterator[Sample]:
     """So many of the partition's documents, evenly taken; the folder is gone afterwards.
 
-    Raises `NoShards` or `StorageError`.
+    Of those evenly taken only the texts that `takes` wants. Columns to `carry` along are written as text. Raises
+    `NoShards` or `StorageError`.
     """
     storage.check_reachable(job.source.uri)
     shards = find_shards(job, partition)
@@ -54,6 +67,7 @@ def sampled(job: Job, partition: Partition, *, num_documents: int) -> Iterator[S
         uri=join(folder, "documents"),
         id_column=job.source.id_column,
         text_column=job.source.text_column,
+        carry=list(carry),
         partition_key=None,
     )
     small = job.model_copy(
@@ -66,7 +80,7 @@ def sampled(job: Job, partition: Partition, *, num_documents: int) -> Iterator[S
         }
     )
     try:
-        numbers = _write_sample(job, shards, join(source.uri, "sample.parquet"), num_documents)
+        numbers = _write_sample(source, shards, join(source.uri, "sample.parquet"), num_documents, takes)
         yield Sample(small, *numbers)
     finally:
         storage.delete_folder(folder)
@@ -82,40 +96,47 @@ def _one_worker(pool: PoolConfig) -> PoolConfig:
     return pool.model_copy(update={"workers": 1, "cpus_per_worker": cpus})
 
 
-def _write_sample(job: Job, shards: list[Shard], uri: str, num_documents: int) -> tuple[int, int]:
+def _write_sample(
+    source: Source, shards: list[Shard], uri: str, num_documents: int, takes: Callable[[str], bool]
+) -> tuple[int, int]:
     """Texts of every usable shard, evenly; ids are numbers, so that two that are equal do not matter.
 
     Returns how many there are in the sample, and in the shards.
     """
-    source = job.source
     total = 0
     for shard in shards:
-        with (
-            suppress(*SHARD_ERRORS),
-            ShardReader(
-                shard, id_column=source.id_column, text_column=source.text_column, carry=[]
-            ) as reader,
-        ):
+        with suppress(*SHARD_ERRORS), _open(source, shard) as reader:
             total += reader.num_rows
     step = max(1, -(-total // num_documents))
-    schema = pa.schema([pa.field(source.id_column, pa.string()), pa.field(source.text_column, pa.string())])
+    names = [source.id_column, source.text_column, *source.carry]
+    schema = pa.schema([pa.field(name, pa.string()) for name in names])
     row = taken = 0
     with ShardWriter(uri, schema) as writer:
         for shard in shards:
-            with (
-                suppress(*SHARD_ERRORS),
-                ShardReader(
-                    shard, id_column=source.id_column, text_column=source.text_column, carry=[]
-                ) as reader,
-            ):
+            with suppress(*SHARD_ERRORS), _open(source, shard) as reader:
                 for batch in reader:
-                    texts = [
-                        document.text for document in batch.documents if (row + document.row) % step == 0
+                    chosen = [
+                        (offset, document.text)
+                        for offset, document in enumerate(batch.documents)
+                        if (row + document.row) % step == 0 and takes(document.text or "")
                     ]
-                    ids = [f"{shard.name}-{batch.first_row}-{number}" for number in range(len(texts))]
-                    taken += len(texts)
-                    columns = [pa.array(ids, pa.string()), pa.array(texts, pa.string())]
+                    rows = pa.array([offset for offset, _ in chosen], pa.int64())
+                    ids = [f"{shard.name}-{batch.first_row}-{number}" for number in range(len(chosen))]
+                    taken += len(chosen)
+                    columns = [
+                        pa.array(ids, pa.string()),
+                        pa.array([text for _, text in chosen], pa.string()),
+                    ]
+                    columns += [
+                        batch.carried.column(name).take(rows).cast(pa.string()) for name in source.carry
+                    ]
                     writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
                 row += reader.num_rows
         writer.commit()
     return taken, total
+
+
+def _open(source: Source, shard: Shard) -> ShardReader:
+    return ShardReader(
+        shard, id_column=source.id_column, text_column=source.text_column, carry=list(source.carry)
+    )

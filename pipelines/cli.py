@@ -184,6 +184,47 @@ def tune(
 
 
 @app.command()
+def compress(
+    job: JobArgument,
+    partition: Partition = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="auto, int8, fp8, w4a16, prune or trim. Default: the job's, or auto.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="What a task's quality may lose, from 0 to 1. Default: the job's, or 0.01."),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="Documents, half to make it on, half to judge it on. Default: the job's, or 1000."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder or bucket for the model. Default: below the job's output.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also where it has been made already.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Make a smaller model for a job, of its own documents, and publish it if the job's tasks bear it.
+
+    It is judged on documents that it was not made on. A job whose file has `model: {compress: ...}` uses it in every
+    run, which also makes it where it is not there yet.
+    """
+    configure_logs(verbose)
+    with errors_reported(as_json=as_json, debug=debug):
+        from docmill.pipelines.compress_command import compress_command
+
+        compress_command(
+            job,
+            partition_value=partition,
+            changes={"recipe": recipe, "max_drop": max_drop, "sample": sample, "out": out},
+            again=again,
+            as_json=as_json,
+        )
+
+
+@app.command()
 def status(
     job: JobArgument,
     partition: Partition = None,

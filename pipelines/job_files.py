@@ -4,8 +4,9 @@ A job is named by a path (`jobs/tickets.yaml`) or by the name of a file, without
 environment variable DOCMILL_JOBS (a list of folders, as in PATH) or among the bundled jobs in `pipelines/jobs/`. The
 first of the same name counts, so a file of yours may replace a bundled one.
 
-Relative paths (`source.uri`, `output.uri`, a `model.source` that starts with `.`) are relative to the YAML file. In
-the bundled jobs they are relative to the current folder, since nobody wants output inside an installed package.
+Relative paths (`source.uri`, `output.uri`, a `model.source` that starts with `.`, folders of `model.compress`) are
+relative to the YAML file. In the bundled jobs they are relative to the current folder, since nobody wants output inside
+an installed package.
 """
 
 from __future__ import annotations
@@ -157,4 +158,11 @@ def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
         is_path = path.startswith((".", "~")) if part == "model" else path and "://" not in path
         if is_path:
             absolute[part] = inner | {key: os.path.normpath(base / _expanded(path))}
+    model = absolute.get("model")
+    if isinstance(model, dict) and isinstance(compress := model.get("compress"), dict):
+        paths = {key: path for key in ("out", "keep_texts") if isinstance(path := compress.get(key), str)}
+        places = {
+            key: os.path.normpath(base / _expanded(path)) for key, path in paths.items() if "://" not in path
+        }
+        absolute["model"] = model | {"compress": compress | places}
     return absolute

@@ -5,18 +5,20 @@ from __future__ import annotations
 import typer
 
 from docmill.data.records import Partition
+from docmill.ops.compression.compress_job import ensure_compressed
 from docmill.ops.job import DemoCorpus, Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.partitions import list_partitions
 from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines.choices import choose_partition, choose_tasks
+from docmill.pipelines.compression_text import print_compressed
 from docmill.pipelines.console import print_json, stderr_console, stdout_console, stdout_kept_clean
 from docmill.pipelines.exit_codes import ExitCode
 from docmill.pipelines.job_files import load_job
 from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.report_text import print_report
-from docmill.pipelines.run_progress import shown_progress
+from docmill.pipelines.run_progress import StepLines, shown_progress
 from docmill.pipelines.show_command import show_answers
 from docmill.pipelines.stop_signals import STOP_SECONDS, StopSignals
 
@@ -81,6 +83,16 @@ def run(job: Job, partition: Partition, tasks: list[str] | None) -> Report:
         shown_progress(console) as on_progress,
         StopSignals(on_progress, on_stop=on_stop, impatient=True) as signals,
     ):
+        if job.model.compress is not None:
+            made = ensure_compressed(
+                job,
+                partition,
+                tell=StepLines(console),
+                on_progress=signals.on_progress,
+                stop=signals.stop,
+            )
+            if made.made:
+                print_compressed(console, job, made)
         report = run_partition(
             job, partition, tasks=tasks, on_progress=signals.on_progress, stop=signals.stop
         )

@@ -58,3 +58,18 @@ class _Lines:
             return
         self._stage, self._line, self._written = progress.stage, line, now
         self._console.print(line)
+
+
+class StepLines:
+    """A line for each step of a work that has no documents to count, and one every few seconds while it lasts."""
+
+    def __init__(self, console: Console):
+        self._console, self._what, self._written = console, "", 0.0
+
+    def __call__(self, what: str, share: float) -> None:
+        """`share` of the step is done, from 0 to 1."""
+        now = time.monotonic()
+        if what == self._what and now - self._written < SECONDS_BETWEEN_LINES:
+            return
+        self._what, self._written = what, now
+        self._console.print(f"{what}: {share:.0%}" if share else what)

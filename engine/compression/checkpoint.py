@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
-from docmill.engine.model_files import is_quantised
+from docmill.engine.model_files import is_quantised, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,7 @@ WEIGHTS = (
     ".gguf",
     ".index.json",
 )  # written anew, or not of use to vLLM
+FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
@@ -98,3 +100,17 @@ def stored_dtype(folder: Path) -> str:
     """Name of the dtype that config.json gives for the weights; bfloat16 where it gives none."""
     settings = json.loads((folder / "config.json").read_text())
     return str(settings.get("dtype") or settings.get("torch_dtype") or "bfloat16")
+
+
+def local_source(config: ModelConfig) -> Path:
+    """Folder of the model that `source` names; one of Hugging Face is fetched, without code. Raises `ModelError`."""
+    source = resolve_model(config.uncompressed)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(source, revision=config.revision, allow_patterns=FETCHED))
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(config.source, f"cannot be fetched from Hugging Face: {error}") from error

@@ -1,0 +1,51 @@
+"""`model.compress` of a job's YAML: which smaller model takes the place of the one that `model.source` names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Recipe = Literal["auto", "int8", "fp8", "w4a16", "prune", "trim"]
+FEWEST_DOCUMENTS = 20  # in each half of a sample
+
+
+class CompressConfig(BaseModel):
+    """How to make it, and what it may cost. It is made once and used by every run, until something here changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    recipe: Recipe = "auto"
+    """auto: 8 bits where a layer bears them. int8, fp8, w4a16: in all layers. prune: narrower layers. trim: a smaller
+    vocabulary."""
+    max_drop: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Of a task's quality, from 0 to 1: what it may lose on documents that it was not made on, with 95 % certainty."""
+    sample: Annotated[int, Field(ge=2 * FEWEST_DOCUMENTS)] = 1000
+    """Documents; on one half the model is made, on the other it is judged."""
+    references: dict[str, str] = Field(default_factory=dict)
+    """Task -> column of the source with right answers. Without one, those of the source model are the right ones."""
+    ffn_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """prune: of the width of all feed-forward layers, what is taken out."""
+    head_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """prune: of the attention heads."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """prune: whole layers."""
+    keep_texts: str | None = None
+    """trim: a Parquet file or folder with texts (the job's text column) whose tokens stay, beside those of the day."""
+    out: str | None = None
+    """Folder or bucket of the models that were made; null: below the job's output."""
+
+    @model_validator(mode="after")
+    def _prune_alone_has_shares(self) -> CompressConfig:
+        given = self.model_fields_set & {"ffn_share", "head_share", "layers"}
+        if given and self.recipe != "prune":
+            raise ValueError(
+                f"{', '.join(sorted(given))}: only with `recipe: prune`; this is {self.recipe!r}"
+            )
+        return self
+
+    def key(self, source_fingerprint: str) -> str:
+        """16 hex digits: of the source model and of all that decides what is made of it."""
+        settings = self.model_dump_json(exclude={"out"})
+        return xxhash.xxh3_64_hexdigest(f"{source_fingerprint}|{settings}".encode())

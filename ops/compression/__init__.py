@@ -1,0 +1,9 @@
+"""A compressed model for a job: made on some of its documents, judged on others, published only if it holds.
+
+halves.py         two samples of a partition that share no text: one to make it on, one to judge it on
+recording.py      what the source model was asked and what it answered, for calibration
+candidates.py     a recipe's checkpoints, the smallest first
+quality.py        how much of a task's quality a candidate loses, and how sure that is
+compress_job.py   the way from a job to a published model; read it first
+report.py         its figures
+"""

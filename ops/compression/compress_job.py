@@ -1,0 +1,205 @@
+"""From a job to a compressed model of it, published where the job's own tasks bear it.
+
+    partition --halves--> documents to make it on, others to judge it on
+              --source model--> answers of both; the first half's become the sequences to calibrate on
+              --candidates, the smallest first--> checkpoints, each run over the held-out half
+              --quality--> the first that loses no more than `max_drop` of any task
+              --by turns with the source model--> speed, load time, memory
+              --publish--> checkpoint, report, and last the manifest
+
+Nothing counts before the manifest is written. What holds nowhere is not published: `NotWorthIt` says what was tried.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from docmill.data import storage
+from docmill.data.records import Partition
+from docmill.engine.compressed_models import CompressedModel, find_compressed, publish, report_uri
+from docmill.engine.compression.checkpoint import check_supported, local_source
+from docmill.engine.compression.config import CompressConfig
+from docmill.engine.errors import EngineError
+from docmill.engine.model_files import source_fingerprint
+from docmill.engine.pool.config import PoolConfig
+from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
+from docmill.ops.compression.corpus_tokens import token_counts
+from docmill.ops.compression.halves import halves
+from docmill.ops.compression.quality import Answered
+from docmill.ops.compression.report import CompressionReport, Side, Trial
+from docmill.ops.compression.runs import Runs, weight_bytes, with_source
+from docmill.ops.errors import JobError, NotWorthIt
+from docmill.ops.job import Job
+from docmill.ops.progress import OnProgress, ignore_progress
+from docmill.ops.report import now, this_machine
+
+log = logging.getLogger(__name__)
+
+PAIRS = 3  # of runs by turns, the first of them the ones that were judged
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A model that counts. `made` is False where it was there already."""
+
+    model: CompressedModel
+    report: CompressionReport
+    made: bool
+
+
+def config_of(job: Job) -> CompressConfig:
+    """Its `model.compress`. Raises `JobError` where it has none."""
+    if job.model.compress is None:
+        raise JobError(
+            job.name, ["the job has no `model.compress`; e.g. `model: {compress: {recipe: auto}}`"]
+        )
+    return job.model.compress
+
+
+def find_made(job: Job) -> Compressed | None:
+    """The model that runs of the job use now; None where it is to be made: never was, or for other tasks."""
+    config = config_of(job)
+    model = find_compressed(config, source_fingerprint(job.model))
+    if model is None or model.judged != _judged(job):
+        return None
+    report = CompressionReport.model_validate_json(storage.read_bytes(report_uri(config, model)))
+    return Compressed(model, report, made=False)
+
+
+def ensure_compressed(
+    job: Job,
+    partition: Partition,
+    *,
+    tell: Tell = lambda what, share: None,  # noqa: ARG005
+    on_progress: OnProgress = ignore_progress,
+    stop: threading.Event | None = None,
+) -> Compressed:
+    """The job's compressed model, made of this partition's documents where it is not there yet."""
+    found = find_made(job)
+    return found or compress_job(job, partition, tell=tell, on_progress=on_progress, stop=stop)
+
+
+def compress_job(
+    job: Job,
+    partition: Partition,
+    *,
+    tell: Tell = lambda what, share: None,  # noqa: ARG005
+    on_progress: OnProgress = ignore_progress,
+    stop: threading.Event | None = None,
+    make: Callable[[Material], Iterator[Candidate]] = candidates,
+) -> Compressed:
+    """Make, judge and publish it, also where there is one. The answers of all runs are thrown away.
+
+    All of it happens on this machine, whatever the job's pool. Raises `NotWorthIt`, `JobError` (too few documents),
+    `ModelError` (no way to compress this one), and what a run of the job raises.
+    """
+    config, started = config_of(job), time.monotonic()
+    source = local_source(job.model)
+    check_supported(source)
+    storage.check_writable(str(config.out))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docmill-compress-")))
+        found = stack.enter_context(halves(_plain(job), partition, config))
+        runs = Runs(job, found, on_progress, stop)
+        before = Side(num_bytes=weight_bytes(source))
+        first, recorded = runs.record(found.calibration)
+        right = runs.answers_of(job.model.uncompressed, before)
+        material = Material(
+            source=source,
+            folder=folder,
+            config=config,
+            device="cpu" if first.machine.device == "cpu" else "cuda",
+            sequences=recorded.sequences,
+            token_counts=lambda: token_counts(job, partition, recorded.sequences),
+            tell=tell,
+        )
+        trials: list[Trial] = []
+        chosen, after = _first_that_holds(runs, config, make(material), right, trials)
+        report = CompressionReport(
+            job=job.name,
+            partition=str(partition),
+            recipe=config.recipe,
+            max_drop=config.max_drop,
+            source=job.model.source,
+            source_fingerprint=source_fingerprint(job.model),
+            made_at=now(),
+            seconds=time.monotonic() - started,
+            calibration_documents=found.calibration.num_documents,
+            held_out_documents=found.held_out.num_documents,
+            trials=trials,
+            before=before,
+            machine=this_machine(first.machine.device),
+            versions=first.versions,
+        )
+        if chosen is None or after is None:
+            raise NotWorthIt(job.name, report)
+        for _ in range(PAIRS - 1):
+            runs.answers_of(job.model.uncompressed, before)
+            runs.answers_of(with_source(job.model, chosen.folder), after)
+        report = report.model_copy(
+            update={
+                "published": len(trials) - 1,
+                "layers": chosen.layers,
+                "curve": chosen.curve,
+                "after": after,
+                "seconds": time.monotonic() - started,
+            }
+        )
+        model = publish(
+            config,
+            chosen.folder,
+            source=job.model.source,
+            source_fingerprint=report.source_fingerprint,
+            judged=_judged(job),
+            made_at=report.made_at,
+            report=lambda _: report.model_dump_json(indent=1).encode(),
+        )
+    return Compressed(model, report, made=True)
+
+
+def _first_that_holds(
+    runs: Runs,
+    config: CompressConfig,
+    made: Iterator[Candidate],
+    right: Mapping[str, dict[str, Answered]],
+    trials: list[Trial],
+) -> tuple[Candidate | None, Side | None]:
+    """Judges candidate after candidate. Of recipes that say exactly what to make, only the first may be published."""
+    for candidate in made:
+        after = Side(num_bytes=weight_bytes(candidate.folder))
+        model = with_source(runs.job.model, candidate.folder)
+        trial = Trial(
+            setting=candidate.setting,
+            num_bytes=after.num_bytes,
+            bits_per_weight=candidate.bits_per_weight,
+            figures=candidate.figures,
+        )
+        try:
+            answers = runs.answers_of(model, after)
+        except EngineError as error:
+            trial = trial.model_copy(update={"trouble": str(error)})
+        else:
+            trial = trial.model_copy(update={"tasks": runs.qualities(right, answers)})
+        trials.append(trial)
+        log.info("job=%s compress: %s: drop of at most %.4f", runs.job.name, trial.setting, trial.most_drop)
+        if trial.trouble is None and trial.most_drop <= config.max_drop:
+            # What comes after the one that was asked for is made to be named, not to be used.
+            wanted = config.recipe == "auto" or len(trials) == 1
+            return (candidate, after) if wanted else (None, None)
+    return None, None
+
+
+def _plain(job: Job) -> Job:
+    """The same with the model that is to be compressed, on this machine."""
+    return job.model_copy(update={"model": job.model.uncompressed, "pool": PoolConfig()})
+
+
+def _judged(job: Job) -> dict[str, str]:
+    return {name: job.settings_hash(name) for name in job.tasks}

@@ -1,0 +1,71 @@
+"""Two samples of a partition that share no text: one to make a model on, one to judge it on.
+
+Which half a text falls into is decided by its hash, so equal texts fall into the same. A model is never judged on what
+it was calibrated on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import xxhash
+
+from docmill.data.records import Partition
+from docmill.engine.compression.config import FEWEST_DOCUMENTS, CompressConfig
+from docmill.ops.compression.quality import upper_bound
+from docmill.ops.errors import JobError
+from docmill.ops.job import Job
+from docmill.ops.sample import Sample, sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Each a small job of its own, with the columns of right answers carried along."""
+
+    calibration: Sample
+    held_out: Sample
+
+
+@contextmanager
+def halves(job: Job, partition: Partition, config: CompressConfig) -> Iterator[Halves]:
+    """Both are gone afterwards. Raises `JobError` where the partition has too few documents."""
+    with ExitStack() as stack:
+        taken = [
+            stack.enter_context(
+                sampled(
+                    job,
+                    partition,
+                    num_documents=config.sample,
+                    carry=sorted(set(config.references.values())),
+                    takes=partial(_is_in, half),
+                )
+            )
+            for half in (0, 1)
+        ]
+        found = Halves(*taken)
+        _check(job, partition, config, found)
+        yield found
+
+
+def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves) -> None:
+    numbers = {"make": found.calibration.num_documents, "judge": found.held_out.num_documents}
+    for what, number in numbers.items():
+        if number < FEWEST_DOCUMENTS:
+            raise JobError(job.name, [
+                f"model.compress: partition {partition} leaves {number} documents to {what} a model on, of "
+                f"{found.held_out.num_documents_total}; {FEWEST_DOCUMENTS} with a text are the fewest. Choose a "
+                "partition with more documents, or a larger `sample`"
+            ])  # fmt: skip
+    if (least := upper_bound([0.0] * numbers["judge"])) > config.max_drop:
+        raise JobError(job.name, [
+            f"model.compress: on {numbers['judge']} held-out documents, answers that are all equal show a drop of less "
+            f"than {least:.1%} and no less; `max_drop` asks for {config.max_drop:.1%}. Raise `sample` (now "
+            f"{config.sample:,}; about {round(6.5 / config.max_drop, -1):,.0f} are enough), or `max_drop`"
+        ])  # fmt: skip
+
+
+def _is_in(half: int, text: str) -> bool:
+    return bool(text.strip()) and xxhash.xxh3_64_intdigest(text.encode(errors="replace")) & 1 == half
