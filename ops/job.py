@@ -25,7 +25,12 @@ from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
 from docmill.ops.timetable import Arrival, Schedule
 
-RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
+RESERVED_NAMES = (
+    "documents",
+    "report",
+    "dead_letters",
+    "compressed_model",
+)  # of assets and files beside the tasks' own
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 Text = Annotated[str, Field(min_length=1)]
@@ -246,8 +251,9 @@ class Job(_Part):
         task = self.tasks[task_name].model_dump_json(exclude={"description"})
         shared = (self.model, self.prepare, self.chunking)
         parts = [task, self.engine_settings, self.system_prompt, self.source.text_column]
-        # What a compressed model was made by shows in its fingerprint.
         parts += [part.model_dump_json(exclude={"compress"}) for part in shared]
+        compress = self.model.compress
+        parts += [compress.model_dump_json(exclude={"out"})] if compress else []
         return xxhash.xxh3_64_hexdigest("|".join(parts).encode())
 
     @property

@@ -1,5 +1,7 @@
 """A job as Dagster assets, all under the job's name: `documents` -> one asset a task -> `report`.
 
+A job with `model.compress` has one more between `documents` and the tasks, see `compressed_model_asset`.
+
 The tasks and the report are computed by one step, because one pass over the documents answers all tasks together;
 each of them can be materialised alone too. Rows that failed are counted and shown. A run with shards that could not
 be used writes everything else and then fails: the day stays red until it is run again, which replaces its files.
@@ -10,7 +12,6 @@ A run that was killed, terminated or retried goes on where it was: what is finis
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
@@ -21,15 +22,11 @@ from dagster import (
     AssetsDefinition,
     AssetSelection,
     AssetSpec,
-    Backoff,
     BetaWarning,
-    DagsterExecutionInterruptedError,
     DataVersion,
     Failure,
-    Jitter,
     MaterializeResult,
     ObserveResult,
-    RetryPolicy,
     define_asset_job,
     multi_asset,
     multi_observable_source_asset,
@@ -39,15 +36,17 @@ from docmill.data import storage
 from docmill.data.layout import Layout, source_folder
 from docmill.data.records import Partition
 from docmill.engine.errors import EngineError
+from docmill.engine.model_files import source_fingerprint
 from docmill.ops.job import Job
-from docmill.ops.partition_job import model_fingerprint_of, run_partition
+from docmill.ops.partition_job import run_partition
 from docmill.ops.partitions import list_partitions, version_of
 from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.asset_checks import check_results, check_specs
+from docmill.pipelines.compressed_model_asset import compressed_model_asset
+from docmill.pipelines.engine_step import ENGINE_POOL, RETRY, no_retry_when_interrupted, partition_of
 from docmill.pipelines.event_log import EventLogProgress, as_failures
-from docmill.pipelines.exit_codes import RESUME
 from docmill.pipelines.partitions import day_partitions
 from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.stop_signals import StopSignals
@@ -55,25 +54,23 @@ from docmill.pipelines.stop_signals import StopSignals
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-DOCUMENTS, REPORT = "documents", "report"
-ENGINE_POOL = (
-    "docmill_engine"  # as many runs at once as there are engines to run them: its limit is in dagster.yaml
-)
+DOCUMENTS, REPORT, COMPRESSED_MODEL = "documents", "report", "compressed_model"
 DATA_VERSION_TAG = "dagster/data_version"  # the one tag that Dagster reads an observation's version from
 MOST_OBSERVED_DAYS = 100  # of one "Observe" over all days: a listing each
-
-# For what a later attempt may find mended: a store that did not answer, an engine that died.
-RETRY = RetryPolicy(max_retries=2, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 
 
 def job_assets(job: Job) -> list[AssetsDefinition]:
     """All assets of a job."""
-    return [documents_asset(job), answer_assets(job)]
+    found = [documents_asset(job), answer_assets(job)]
+    if job.model.compress is not None:
+        found.insert(1, compressed_model_asset(job, key_of(job, COMPRESSED_MODEL), key_of(job, DOCUMENTS)))
+    return found
 
 
 def job_run(job: Job) -> "UnresolvedAssetJobDefinition":
     """The Dagster job of the same name: look at the documents, then compute everything. Schedules start this one."""
-    keys = [key_of(job, name) for name in (DOCUMENTS, *job.tasks, REPORT)]
+    names = (DOCUMENTS, *([COMPRESSED_MODEL] if job.model.compress else []), *job.tasks, REPORT)
+    keys = [key_of(job, name) for name in names]
     return define_asset_job(
         job.name,
         selection=AssetSelection.assets(*keys),
@@ -103,7 +100,7 @@ def documents_asset(job: Job) -> AssetsDefinition:
         with as_failures():
             ensure_source(job)
             if context.has_partition_key or not spec.partitions_def:
-                shards = storage.list_shards(source_folder(job.source.uri, _partition(job, context)))
+                shards = storage.list_shards(source_folder(job.source.uri, partition_of(job, context)))
                 yield ObserveResult(
                     asset_key=key,
                     data_version=DataVersion(version_of(shards)),
@@ -134,10 +131,11 @@ def answer_assets(job: Job) -> AssetsDefinition:
     """One asset for each task, and the report about them, from one step that takes a place in the engine's pool."""
     documents, report = key_of(job, DOCUMENTS), key_of(job, REPORT)
     tasks = {name: key_of(job, name) for name in job.tasks}
+    inputs = [documents, *([key_of(job, COMPRESSED_MODEL)] if job.model.compress else [])]
     specs = [
         AssetSpec(
             key,
-            deps=[documents],
+            deps=inputs,
             description=catalogue.describe_task(job, name),
             group_name=job.name,
             kinds={"vllm", "parquet"},
@@ -167,9 +165,9 @@ def answer_assets(job: Job) -> AssetsDefinition:
     def answers(
         context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[Any] | AssetObservation | AssetCheckResult]:
-        partition = _partition(job, context)
+        partition = partition_of(job, context)
         chosen = [name for name, key in tasks.items() if key in context.selected_asset_keys]
-        with as_failures(), _no_retry_when_interrupted():
+        with as_failures(), no_retry_when_interrupted():
             figures = _run(context, job, partition, chosen) if chosen else _last_report(job, partition)
             metadata = {
                 tasks[name]: asset_metadata.task_metadata(job, partition, figures, name) for name in chosen
@@ -189,21 +187,12 @@ def answer_assets(job: Job) -> AssetsDefinition:
 
 def _code_version(job: Job, task: str) -> str:
     """Changes with whatever changes the answers: prompt, settings, model; also another model under the same name."""
+    if job.engine.kind == "fake":
+        return f"{job.answers_hash(task)}-fake"
     try:
-        return f"{job.answers_hash(task)}-{model_fingerprint_of(job)}"
+        return f"{job.answers_hash(task)}-{source_fingerprint(job.model)}"
     except EngineError:  # the model is not here: a run says so, and `docmill doctor`
         return job.answers_hash(task)
-
-
-def _partition(job: Job, context: AssetExecutionContext) -> Partition:
-    if job.source.partition_key is not None and not context.has_partition_key:
-        # Dagster's pages offer to execute a check alone, and a check has no day there.
-        raise Failure(
-            "a check by itself has no day: materialise the day, and all its checks are evaluated; what is up to date "
-            "costs nothing",
-            allow_retries=False,
-        )
-    return job.partition(context.partition_key if context.has_partition_key else None)
 
 
 def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: list[str]) -> Report:
@@ -214,15 +203,6 @@ def _run(context: AssetExecutionContext, job: Job, partition: Partition, tasks: 
         )
     write_report_page(job, partition, report)
     return report
-
-
-@contextmanager
-def _no_retry_when_interrupted() -> Iterator[None]:
-    """Dagster would follow the retry policy, and a run that somebody terminated would start again by itself."""
-    try:
-        yield
-    except DagsterExecutionInterruptedError:
-        raise Failure(f"interrupted. {RESUME}", allow_retries=False) from None
 
 
 def _last_report(job: Job, partition: Partition) -> Report:

@@ -89,7 +89,7 @@ def daemon_is_running(instance: DagsterInstance) -> bool:
 
 def set_engines(instance: DagsterInstance, number: int) -> None:
     """How many days may run at once, of all jobs: the places of the engines' pool, from now on."""
-    from docmill.pipelines.assets import ENGINE_POOL
+    from docmill.pipelines.engine_step import ENGINE_POOL
 
     instance.event_log_storage.set_concurrency_slots(ENGINE_POOL, number)
 

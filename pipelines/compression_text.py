@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from docmill.engine.compressed_models import checkpoint_uri
@@ -57,6 +57,17 @@ def figure_lines(report: CompressionReport) -> list[str]:
     return lines
 
 
+def tasks_markdown(report: CompressionReport) -> str:
+    """The table of tasks, for Dagster's pages."""
+    lines = [
+        "| task | quality | source | compressed | loss | at most | same answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, values in _task_rows(report):
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def trial_text(trial: Trial) -> str:
     """One checkpoint: what it is, and what the task that suffered most lost."""
     if trial.trouble is not None:
@@ -85,10 +96,15 @@ def _tasks(report: CompressionReport) -> Table:
     table.add_column("task")
     for name in ("quality", "source", "compressed", "loss", "at most", "same answers"):
         table.add_column(name, justify="right")
-    for name, task in (trial.tasks if trial else {}).items():
-        shares = (task.source, task.compressed, task.drop, task.most_drop, task.equal_share)
-        table.add_row(name, task.metric, *(f"{share:.2%}" for share in shares))
+    for name, values in _task_rows(report):
+        table.add_row(name, *values)
     return table
+
+
+def _task_rows(report: CompressionReport) -> Iterator[tuple[str, list[str]]]:
+    for name, task in (report.trial.tasks if report.trial else {}).items():
+        shares = (task.source, task.compressed, task.drop, task.most_drop, task.equal_share)
+        yield name, [task.metric, *(f"{share:.2%}" for share in shares)]
 
 
 def _place_lines(job: Job, compressed: Compressed) -> list[str]:

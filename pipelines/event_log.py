@@ -32,6 +32,21 @@ class EventLogProgress:
         self._log.info(progress_line(progress))
 
 
+class EventLogSteps:
+    """The same for a work that has no documents to count: a line for each step."""
+
+    def __init__(self, log: DagsterLogManager):
+        self._log, self._what, self._written = log, "", 0.0
+
+    def __call__(self, what: str, share: float) -> None:
+        """`share` of the step is done, from 0 to 1."""
+        now = time.monotonic()
+        if what == self._what and now - self._written < SECONDS_BETWEEN_LINES:
+            return
+        self._what, self._written = what, now
+        self._log.info(f"{what}: {share:.0%}" if share else what)
+
+
 @contextmanager
 def as_failures() -> Iterator[None]:
     """Turn errors into a step failure with cause and remedy; only what may work later is retried.

@@ -73,7 +73,7 @@ def _announce_pool(home: Path) -> None:
     """
     from dagster import DagsterInstance
 
-    from docmill.pipelines.assets import ENGINE_POOL
+    from docmill.pipelines.engine_step import ENGINE_POOL
 
     with DagsterInstance.from_config(str(home)) as instance:
         known = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
