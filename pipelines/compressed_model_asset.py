@@ -71,9 +71,9 @@ def _code_version(job: Job) -> str | None:
 def _describe(job: Job) -> str:
     config = config_of(job)
     return (
-        f"`{job.model.source}` made smaller by the recipe `{config.recipe}` on the job's own documents, and held to its "
-        f"answers on others: no task loses more than {config.max_drop:.1%} of its quality. Made once, and again when "
-        "the model, these settings or a task change."
+        f"`{job.model.source}` made smaller by the recipe `{config.recipe}` on the job's own documents, and held to "
+        f"its answers on others: no task loses more than {config.max_drop:.1%} of its quality. Made once, and again "
+        "when the model, these settings or a task change."
     )
 
 
