@@ -13,6 +13,7 @@ from docmill.data.records import Partition
 from docmill.engine.types import EngineInfo
 from docmill.ops import report as reports
 from docmill.ops.assembling import Assembled
+from docmill.ops.compression.made import figures_of
 from docmill.ops.expected import Estimate
 from docmill.ops.job import Job
 from docmill.ops.near_figures import NearDuplicates
@@ -89,6 +90,7 @@ def make_report(
         finished_at=finished_at,
         model=info.model,
         model_fingerprint=info.model_fingerprint,
+        compressed=figures_of(job),
         engine=info.name,
         engine_settings=EngineSettings(
             hardware=info.hardware,

@@ -25,12 +25,8 @@ from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
 from docmill.ops.timetable import Arrival, Schedule
 
-RESERVED_NAMES = (
-    "documents",
-    "report",
-    "dead_letters",
-    "compressed_model",
-)  # of assets and files beside the tasks' own
+# Of assets and files beside the tasks' own.
+RESERVED_NAMES = ("documents", "report", "dead_letters", "compressed_model")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 Text = Annotated[str, Field(min_length=1)]

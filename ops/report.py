@@ -213,6 +213,19 @@ class Machine(_Figures):
     python: str
 
 
+class CompressedFigures(_Figures):
+    """What `model.compress` has made of the model that the job names, and what it lost on held-out documents."""
+
+    recipe: str
+    setting: str
+    made_at: datetime
+    size_ratio: float  # bytes of weights to those of the source
+    speed_ratio: float | None  # tokens a second, by turns with the source, where it was made
+    max_drop: float  # that was allowed
+    drops: dict[str, float]  # of each task's quality, from 0 to 1
+    most_drops: dict[str, float]  # with 95 % certainty
+
+
 class Report(_Figures):
     """All figures of one run of one partition."""
 
@@ -223,6 +236,7 @@ class Report(_Figures):
     finished_at: datetime
     model: str
     model_fingerprint: str
+    compressed: CompressedFigures | None = None
     engine: str
     engine_settings: EngineSettings = Field(default_factory=EngineSettings)
     kernels: dict[str, KernelReport] = Field(default_factory=dict)

@@ -9,7 +9,8 @@ from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.engine.compressed_models import checkpoint_uri
 from docmill.engine.compression.config import CompressConfig
-from docmill.ops.compression.compress_job import Compressed, compress_job, config_of, find_made
+from docmill.ops.compression.compress_job import compress_job
+from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
 from docmill.ops.errors import Stopped
 from docmill.ops.job import Job
 from docmill.ops.sources import ensure_source
@@ -66,7 +67,7 @@ def with_changes(job: Job, changes: Mapping[str, Any]) -> Job:
 
 
 def _compress(job: Job, partition: Partition, *, again: bool) -> Compressed:
-    if not again and (found := find_made(job)) is not None:
+    if not again and (found := find_made(job)) is not None and found.model.judged == judged_by(job):
         return found
     console = stderr_console()
     config = config_of(job)

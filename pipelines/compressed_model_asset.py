@@ -17,7 +17,8 @@ from dagster import (
 from docmill.engine.compressed_models import checkpoint_uri
 from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
-from docmill.ops.compression.compress_job import Compressed, config_of, ensure_compressed
+from docmill.ops.compression.compress_job import ensure_compressed
+from docmill.ops.compression.made import Compressed, config_of
 from docmill.ops.job import Job
 from docmill.ops.sources import ensure_source
 from docmill.pipelines.compression_text import figure_lines, tasks_markdown

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from docmill.engine.compressed_models import checkpoint_uri
-from docmill.ops.compression.compress_job import Compressed, config_of
+from docmill.ops.compression.made import Compressed, config_of
 from docmill.ops.compression.report import CompressionReport, Trial
 from docmill.ops.job import Job
 from docmill.pipelines.logs import without_secrets
@@ -63,7 +63,7 @@ def tasks_markdown(report: CompressionReport) -> str:
         "| task | quality | source | compressed | loss | at most | same answers |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, values in _task_rows(report):
+    for name, values in task_rows(report):
         lines.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join(lines)
 
@@ -96,12 +96,13 @@ def _tasks(report: CompressionReport) -> Table:
     table.add_column("task")
     for name in ("quality", "source", "compressed", "loss", "at most", "same answers"):
         table.add_column(name, justify="right")
-    for name, values in _task_rows(report):
+    for name, values in task_rows(report):
         table.add_row(name, *values)
     return table
 
 
-def _task_rows(report: CompressionReport) -> Iterator[tuple[str, list[str]]]:
+def task_rows(report: CompressionReport) -> Iterator[tuple[str, list[str]]]:
+    """Of the table: each task with its cells."""
     for name, task in (report.trial.tasks if report.trial else {}).items():
         shares = (task.source, task.compressed, task.drop, task.most_drop, task.equal_share)
         yield name, [task.metric, *(f"{share:.2%}" for share in shares)]

@@ -145,6 +145,47 @@ def columns(
     return picture()
 
 
+def curve(
+    caption: str,
+    across: Sequence[float],
+    up: Sequence[float],
+    *,
+    marked: tuple[float, float] | None = None,
+    across_as: Format,
+    up_as: Format,
+) -> Picture:
+    """A line through points, and one point that is marked."""
+    with _drawing(caption) as (axes, picture):
+        axes.plot(across, up, color=SERIES[0], linewidth=1.4)
+        if marked is not None:
+            axes.plot([marked[0]], [marked[1]], "o", color=SERIES[1])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: across_as(value))
+        axes.set_ylim(bottom=0)
+        _number_axis(axes, up_as)
+    return picture()
+
+
+def cells(
+    caption: str, rows: Sequence[str], num_columns: int, kinds: Mapping[tuple[int, int], str]
+) -> Picture:
+    """A square for each (row, column) in the colour of its kind; where there is none, nothing."""
+    with _drawing(caption, height=0.6 + BAR_HEIGHT * len(rows)) as (axes, picture):
+        names = sorted(set(kinds.values()))
+        for color, name in zip(_colors(), names, strict=False):
+            places = [place for place, kind in kinds.items() if kind == name]
+            axes.bar(
+                [column for _, column in places], 0.86, 0.86,
+                bottom=[row - 0.43 for row, _ in places], color=color, label=name,
+            )  # fmt: skip
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xlim(-0.6, num_columns - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(MOST_LABELS, integer=True))
+        axes.invert_yaxis()
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3)
+    return picture()
+
+
 def clock(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`: for axes."""
     if seconds < 120:

@@ -15,6 +15,8 @@ from docmill.data import storage
 from docmill.data.errors import StorageError
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
+from docmill.ops.compression.made import find_made
+from docmill.ops.compression.report import CompressionReport
 from docmill.ops.history import reports_before
 from docmill.ops.job import Job
 from docmill.ops.report import Report
@@ -30,7 +32,13 @@ def write_report_page(job: Job, partition: Partition, report: Report) -> None:
     """Make the page and put it beside the report. Never raises: a finished run does not fail for its pictures."""
     try:
         earlier = reports_before(job.output.uri, partition, most=MOST_EARLIER_RUNS)
-        page = report_page(report, earlier, replay=replay_command(job, partition))
+        made = find_made(job) if report.compressed is not None else None
+        page = report_page(
+            report,
+            earlier,
+            compression=made.report if made else None,
+            replay=replay_command(job, partition),
+        )
         storage.put_bytes(Layout(job.output.uri, partition).report_page, page.encode())
     except StorageError as error:
         log.warning("the report's page was not written: %s", error)
@@ -38,11 +46,21 @@ def write_report_page(job: Job, partition: Partition, report: Report) -> None:
         log.warning("the report's page was not made: %s", type(error).__name__, exc_info=True)
 
 
-def report_page(report: Report, earlier: Sequence[Report] = (), *, replay: str = "docmill replay") -> str:
-    """The page as HTML. `earlier`: reports of runs to compare it with, the latest last."""
+def report_page(
+    report: Report,
+    earlier: Sequence[Report] = (),
+    *,
+    compression: CompressionReport | None = None,
+    replay: str = "docmill replay",
+) -> str:
+    """The page as HTML. `earlier`: reports of runs to compare it with, the latest last.
+
+    `compression`: of the model that answered, where it was made by `model.compress`.
+    """
     from jinja2 import Environment, StrictUndefined
 
     from docmill.pipelines import report_sections as sections  # brings Matplotlib: a third of a second
+    from docmill.pipelines.report_compression import compressed_model
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -61,6 +79,7 @@ def report_page(report: Report, earlier: Sequence[Report] = (), *, replay: str =
             sections.slowest(report),
             sections.estimate(report),
             sections.runs([*earlier, report]),
+            *([compressed_model(compression)] if compression else []),
             sections.what_ran(report),
         ],
     )

@@ -12,7 +12,7 @@ from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.engine.kernel_choice import NO_GPU, NOT_QUANTISED
 from docmill.ops.job import Job
-from docmill.ops.report import EngineSettings, IncidentReport, KernelReport, Report
+from docmill.ops.report import CompressedFigures, EngineSettings, IncidentReport, KernelReport, Report
 from docmill.pipelines.answer_rows import clip
 from docmill.pipelines.logs import without_secrets
 from docmill.pipelines.near_duplicate_text import near_duplicate_lines
@@ -142,6 +142,7 @@ def _figures(report: Report) -> list[str]:
     if report.engine_settings.settings:
         lines.append(f"engine     {_engine(report.engine_settings)}")
     lines += kernel_lines(report.kernels)
+    lines += compressed_lines(report.compressed)
     duplicates = sum(task.duplicate_requests for task in report.tasks.values())
     reused = sum(task.reused_requests for task in report.tasks.values())
     near = sum(task.near_duplicate_requests for task in report.tasks.values())
@@ -164,6 +165,23 @@ def _figures(report: Report) -> list[str]:
         *lines,
         f"cost       {cost.usd:.4f} USD at {cost.usd_per_hour:.2f} an hour{per_1000}",
         *_estimated(report),
+    ]
+
+
+def compressed_lines(compressed: CompressedFigures | None) -> list[str]:
+    """What the model is to the one that the job names."""
+    if compressed is None:
+        return []
+    worst = max(compressed.most_drops, key=lambda name: compressed.most_drops[name])
+    speed = (
+        ""
+        if compressed.speed_ratio is None
+        else f", {compressed.speed_ratio:.2f} of its tokens/s where it was made"
+    )
+    return [
+        f"compressed {compressed.recipe} on {compressed.made_at:%Y-%m-%d} ({compressed.setting}): "
+        f"{compressed.size_ratio:.2f} of the source's weights{speed}; {worst} loses {compressed.drops[worst]:.2%}, "
+        f"at most {compressed.most_drops[worst]:.2%}"
     ]
 
 

@@ -18,12 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from docmill.data import storage
 from docmill.data.records import Partition
-from docmill.engine.compressed_models import CompressedModel, find_compressed, publish, report_uri
+from docmill.engine.compressed_models import publish
 from docmill.engine.compression.checkpoint import check_supported, local_source
 from docmill.engine.compression.config import CompressConfig
 from docmill.engine.errors import EngineError
@@ -32,10 +31,11 @@ from docmill.engine.pool.config import PoolConfig
 from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
 from docmill.ops.compression.corpus_tokens import token_counts
 from docmill.ops.compression.halves import halves
+from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
 from docmill.ops.compression.quality import Answered
 from docmill.ops.compression.report import CompressionReport, Side, Trial
 from docmill.ops.compression.runs import Runs, weight_bytes, with_source
-from docmill.ops.errors import JobError, NotWorthIt
+from docmill.ops.errors import NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.progress import OnProgress, ignore_progress
 from docmill.ops.report import now, this_machine
@@ -43,34 +43,6 @@ from docmill.ops.report import now, this_machine
 log = logging.getLogger(__name__)
 
 PAIRS = 3  # of runs by turns, the first of them the ones that were judged
-
-
-@dataclass(frozen=True, slots=True)
-class Compressed:
-    """A model that counts. `made` is False where it was there already."""
-
-    model: CompressedModel
-    report: CompressionReport
-    made: bool
-
-
-def config_of(job: Job) -> CompressConfig:
-    """Its `model.compress`. Raises `JobError` where it has none."""
-    if job.model.compress is None:
-        raise JobError(
-            job.name, ["the job has no `model.compress`; e.g. `model: {compress: {recipe: auto}}`"]
-        )
-    return job.model.compress
-
-
-def find_made(job: Job) -> Compressed | None:
-    """The model that runs of the job use now; None where it is to be made: never was, or for other tasks."""
-    config = config_of(job)
-    model = find_compressed(config, source_fingerprint(job.model))
-    if model is None or model.judged != _judged(job):
-        return None
-    report = CompressionReport.model_validate_json(storage.read_bytes(report_uri(config, model)))
-    return Compressed(model, report, made=False)
 
 
 def ensure_compressed(
@@ -83,7 +55,9 @@ def ensure_compressed(
 ) -> Compressed:
     """The job's compressed model, made of this partition's documents where it is not there yet."""
     found = find_made(job)
-    return found or compress_job(job, partition, tell=tell, on_progress=on_progress, stop=stop)
+    if found is not None and found.model.judged == judged_by(job):
+        return found
+    return compress_job(job, partition, tell=tell, on_progress=on_progress, stop=stop)
 
 
 def compress_job(
@@ -157,7 +131,7 @@ def compress_job(
             chosen.folder,
             source=job.model.source,
             source_fingerprint=report.source_fingerprint,
-            judged=_judged(job),
+            judged=judged_by(job),
             made_at=report.made_at,
             report=lambda _: report.model_dump_json(indent=1).encode(),
         )
@@ -199,7 +173,3 @@ def _first_that_holds(
 def _plain(job: Job) -> Job:
     """The same with the model that is to be compressed, on this machine."""
     return job.model_copy(update={"model": job.model.uncompressed, "pool": PoolConfig()})
-
-
-def _judged(job: Job) -> dict[str, str]:
-    return {name: job.settings_hash(name) for name in job.tasks}

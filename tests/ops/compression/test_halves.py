@@ -11,8 +11,8 @@ import pytest
 
 from docmill.data import storage
 from docmill.data.records import Partition
-from docmill.ops.compression.compress_job import config_of
 from docmill.ops.compression.halves import halves
+from docmill.ops.compression.made import config_of
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 
