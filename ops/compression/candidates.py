@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docmill.engine.compression.config import CompressConfig
+from docmill.engine.compression.config import CompressConfig, Recipe
+from docmill.engine.compression.formats import Format
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.ops.compression.report import CurvePoint, LayerPrecision
 
-AUTO_FORMATS = {"cpu": ("int8",), "cuda": ("fp8", "int8")}
+AUTO_FORMATS: dict[str, tuple[Format, ...]] = {"cpu": ("int8",), "cuda": ("fp8", "int8")}
 BUDGETS = (1.0, 0.5, 0.25, 0.125)  # of the divergence that all layers in 8 bits would cost together
+CURVE_POINTS = 100
+# Requests that layers are measured and rounded on, evenly taken: each layer reads them several times over.
+MOST_SEQUENCES = 256
 PRUNE_STEPS = (1.0, 0.5, 0.25)  # of the shares that the job asks for
 
 Tell = Callable[[str, float], None]  # what is done, and how much of it from 0 to 1
@@ -47,6 +51,13 @@ class Candidate:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+def formats_of(recipe: Recipe, device: str) -> tuple[Format, ...]:
+    """In which layers may be stored; none for recipes that quantise nothing."""
+    if recipe == "auto":
+        return AUTO_FORMATS[device]
+    return (recipe,) if recipe in ("int8", "fp8", "w4a16") else ()
+
+
 def candidates(material: Material) -> Iterator[Candidate]:
     """All of a recipe's, made as they are asked for."""
     recipe = material.config.recipe
@@ -58,40 +69,45 @@ def candidates(material: Material) -> Iterator[Candidate]:
 
 
 def _quantised(material: Material) -> Iterator[Candidate]:
-    from docmill.engine.compression.precision import choose, curve
+    from docmill.engine.compression.precision import Precisions, choose, curve, foretell
     from docmill.engine.compression.quantise import quantise
     from docmill.engine.compression.sensitivity import measure_sensitivity
 
-    recipe = material.config.recipe
-    formats = AUTO_FORMATS[material.device] if recipe == "auto" else (recipe,)
-    sensitivity = measure_sensitivity(material.source, material.sequences, formats, tell=material.tell)
-    points = [CurvePoint(bits_per_weight=bits, divergence=loss) for bits, loss in curve(sensitivity, formats)]
+    formats = formats_of(material.config.recipe, material.device)
+    sequences = material.sequences[:: -(-len(material.sequences) // MOST_SEQUENCES)]
+    sensitivity = measure_sensitivity(material.source, sequences, formats, smooth=True, tell=material.tell)
+    points = [
+        CurvePoint(bits_per_weight=point.bits, divergence=point.divergence)
+        for point in curve(sensitivity, formats, max_points=CURVE_POINTS)
+    ]
     everything = max(point.divergence for point in points)
-    seen: list[Mapping[str, str | None]] = []
+    seen: list[Precisions] = []
     for budget in BUDGETS:
         precisions = choose(sensitivity, formats, max_divergence=everything * budget)
         if precisions in seen or not any(precisions.values()):
             continue
         seen.append(precisions)
         folder = material.folder / f"quantised-{len(seen)}"
-        made = quantise(
-            material.source, folder, precisions, material.sequences, smooth=True, tell=material.tell
-        )
+        made = quantise(material.source, folder, precisions, sequences, smooth=True, tell=material.tell)
         yield Candidate(
             _setting(precisions),
             folder,
-            bits_per_weight=made.bits_per_weight,
+            bits_per_weight=made.bits,
             layers=[
                 LayerPrecision(
-                    group=group.name,
+                    group=name,
                     weights=group.num_weights,
-                    format=precisions[group.name],
-                    divergence=dict(group.divergence),
+                    format=precisions[name],
+                    divergence={str(form): loss for form, loss in group.divergence.items()},
                 )
-                for group in sensitivity.groups
+                for name, group in sensitivity.groups.items()
             ],
             curve=points,
-            figures=made.figures,
+            figures={
+                "divergence": made.divergence,
+                "divergence_foretold": foretell(sensitivity, precisions).divergence,
+                **({"smoothing_alpha": made.alpha} if made.alpha is not None else {}),
+            },
         )
 
 

@@ -1,0 +1,198 @@
+"""Compressed models of the demo model, judged on documents that they were not made on: the real vLLM throughout.
+
+    .venv/bin/python tests/benchmarks/compress.py [--documents 1300] [--parts recipes,same_size,vocabulary,guard]
+
+recipes      `docmill compress` with int8, auto, trim and prune (a quarter of the feed-forward width, healed): what each
+             task loses against the right answers, size, and tokens/s by turns with the source model
+same_size    as many bits a weight, once in one format and once chosen by layer: loss on held-out documents
+vocabulary   a model of 150,000 tokens (random weights) trimmed to what the corpus needs: bytes, and time of a step
+guard        a model that was broken on purpose is refused, and nothing is left of it
+
+The figure is the size of the auto model to the source's; it is met where every part did what the issue asks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from measuring import parser, write_result
+
+from docmill.data import storage
+from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
+from docmill.engine.compression.formats import Format
+from docmill.engine.config import ModelConfig
+from docmill.ops.accuracy import DAY, accuracy_job
+from docmill.ops.compression.candidates import Candidate, Material
+from docmill.ops.compression.compress_job import compress_job
+from docmill.ops.compression.halves import halves
+from docmill.ops.compression.report import CompressionReport, Side, TaskQuality
+from docmill.ops.compression.runs import Runs, with_source
+from docmill.ops.errors import NotWorthIt
+from docmill.ops.job import Job
+from docmill.ops.sources import ensure_source
+
+SEED = 20261129  # the training never saw it
+PARTS = ("recipes", "same_size", "vocabulary", "guard")
+REFERENCES = {
+    "translations": "reference_translation",
+    "classifications": "reference_label",
+    "summaries": "reference_summary",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "int8": {"max_drop": 0.01},
+    "auto": {"max_drop": 0.01},
+    "trim": {"max_drop": 0.01},
+    "prune": {"max_drop": 0.02, "ffn_share": 0.25},
+}
+
+
+def job_with(folder: Path, documents: int, **compress: Any) -> Job:
+    """The demo's three tasks over fresh documents with known answers."""
+    plain = accuracy_job(folder, seed=SEED, num_documents=documents).model_dump(mode="json")
+    model = {"compress": {"sample": documents, "references": REFERENCES, **compress}}
+    job = Job.model_validate({**plain, "model": model})
+    ensure_source(job)
+    return job
+
+
+def recipes(folder: Path, documents: int) -> dict[str, Any]:
+    """Each recipe's report in short."""
+    found = {}
+    for recipe, settings in RECIPES.items():
+        job = job_with(folder, documents, recipe=recipe, **settings)
+        try:
+            report, refused = compress_job(job, job.partition(str(DAY)), tell=print).report, None
+        except NotWorthIt as error:
+            report, refused = error.report, str(error)
+        found[recipe] = _in_short(report) | {"refused": refused}
+        print(recipe, found[recipe], flush=True)
+    return found
+
+
+def _in_short(report: CompressionReport) -> dict[str, Any]:
+    trial = report.trial
+    return {
+        "max_drop": report.max_drop,
+        "published": trial is not None,
+        "held_out_documents": report.held_out_documents,
+        "size_ratio": _rounded(report.size_ratio),
+        "speed_ratios": [round(ratio, 3) for ratio in report.speed_ratios],
+        "speed_ratio": _rounded(report.speed_ratio),
+        "load_seconds": [report.before.load_seconds, report.after.load_seconds if report.after else []],
+        "peak_memory_mib": [
+            report.before.peak_memory_mib,
+            report.after.peak_memory_mib if report.after else [],
+        ],
+        "trials": [
+            trial.model_dump(exclude={"tasks"})
+            | {"tasks": {name: _quality(task) for name, task in trial.tasks.items()}}
+            for trial in report.trials
+        ],
+        "layers": [layer.model_dump() for layer in report.layers],
+        "curve": [[round(point.bits_per_weight, 3), point.divergence] for point in report.curve],
+        "longer_documents": report.longer_documents,
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def _quality(task: TaskQuality) -> dict[str, Any]:
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in task}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def same_size(folder: Path, documents: int) -> list[dict[str, Any]]:
+    """At the bits a weight that one format takes everywhere: that format, and the choice by layer among all."""
+    from docmill.engine.compression.precision import choose, foretell
+    from docmill.engine.compression.quantise import quantise
+    from docmill.engine.compression.sensitivity import measure_sensitivity
+    from docmill.ops.compression.candidates import MOST_SEQUENCES
+    from docmill.ops.compression.compress_job import local_source
+
+    formats: tuple[Format, ...] = ("int8", "w4a16")
+    job = job_with(folder, documents, recipe="int8")
+    source = local_source(job.model)
+    config = job.model.compress
+    assert config is not None
+    plain = job.model_copy(update={"model": job.model.uncompressed})
+    rows: list[dict[str, Any]] = []
+    with halves(plain, job.partition(str(DAY)), config) as found:
+        runs = Runs(job, found, lambda progress: None, None)
+        _, recorded = runs.record(found.calibration)
+        sequences = recorded.sequences[:: -(-len(recorded.sequences) // MOST_SEQUENCES)]
+        right = runs.answers_of(job.model.uncompressed, Side(num_bytes=0))
+        sensitivity = measure_sensitivity(source, sequences, formats, smooth=True)
+        bits = {form: foretell(sensitivity, dict.fromkeys(sensitivity.groups, form)).bits for form in formats}
+        middle = (bits["int8"] + bits["w4a16"]) / 2
+        names = list(sensitivity.groups)
+        choices = {
+            "int8 everywhere": dict.fromkeys(names, "int8"),
+            "by layer, as many bits as int8": choose(sensitivity, ("w4a16", "int8"), max_bits=bits["int8"]),
+            "half of the bits between: first layers in int8": _first(names, sensitivity, middle),
+            "half of the bits between: by layer": choose(sensitivity, ("w4a16", "int8"), max_bits=middle),
+            "w4a16 everywhere": dict.fromkeys(names, "w4a16"),
+        }
+        for name, precisions in choices.items():
+            out = folder / "same_size"
+            made = quantise(source, out, precisions, sequences, smooth=True)
+            answers = runs.answers_of(with_source(ModelConfig(), out), Side(num_bytes=0))
+            rows.append(
+                {
+                    "choice": name,
+                    "bits_per_weight": round(made.bits, 3),
+                    "divergence": made.divergence,
+                    "divergence_foretold": foretell(sensitivity, precisions).divergence,
+                    "tasks": {
+                        task: _quality(quality) for task, quality in runs.qualities(right, answers).items()
+                    },
+                }
+            )
+            print(rows[-1], flush=True)
+            shutil.rmtree(out)
+    return rows
+
+
+def _first(names: list[str], sensitivity: Any, most_bits: float) -> dict[str, Format | None]:
+    """What one does without measuring: 8 bits in the first groups, 4 in the rest, within so many bits."""
+    from docmill.engine.compression.precision import foretell
+
+    found: dict[str, Format | None] = dict.fromkeys(names, "w4a16")
+    for name in names:
+        more = found | {name: "int8"}
+        if foretell(sensitivity, more).bits > most_bits:
+            break
+        found = more  # type: ignore[assignment]
+    return found
+
+
+def guard(folder: Path, documents: int) -> dict[str, Any]:
+    """One feed-forward layer of four gives nothing any more."""
+    job = job_with(folder, documents, recipe="int8", max_drop=0.02)
+
+    def broken(material: Material) -> Iterator[Candidate]:
+        model = load_model(material.source)
+        layer = next(layer for name, layer in linear_layers(model).items() if name.endswith("down_proj"))
+        layer.weight.data.zero_()
+        save_model(model, material.source, material.folder / "broken")
+        yield Candidate("without the first feed-forward layer", material.folder / "broken")
+
+    try:
+        compress_job(job, job.partition(str(DAY)), make=broken)
+    except NotWorthIt as error:
+        config = job.model.compress
+        assert config is not None
+        assert config.out is not None
+        trial = error.report.trials[0]
+        return {
+            "refused": True,
+            "left_behind": len(storage.list_files(config.out)),
+            "tasks": {name: _quality(task) for name, task in trial.tasks.items()},
+            "message": str(error),
+        }
+    return {"refused": False}
