@@ -26,9 +26,9 @@ Day = date | str
 def scan_answers(
     output_uri: str, task: str, *, first: Day | None = None, last: Day | None = None
 ) -> pl.LazyFrame:
-    """All committed answers of a task, a row a document; the partition is a column (`dt`, a date where it is one).
+    """All committed answers of a task, a row a document; the partition is a column (`dt`: of days dates, else text).
 
-    `output_uri` is the job's `output.uri`. `first` and `last` are days, both included. Columns that only some
+    `output_uri` is the job's `output.uri`. `first` and `last` are days or hours, both included. Columns that only some
     partitions have are null in the others. Raises `NoAnswers` where no finished run of these days has the task.
     """
     finished = finished_partitions(output_uri, first=_text(first), last=_text(last))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 
 from docmill.data.errors import NoAnswers
 from docmill.data.records import Partition
@@ -121,14 +121,17 @@ def _empty(job: Job, partition: Partition, _report: Report, task: str) -> Check:
 
 
 def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check:
-    day = date.fromisoformat(str(partition.value))
+    period, value = job.source.period, str(partition.value)
+    first, last = period.before(value, timedelta(days=DAYS_BEFORE)), period.before(value, period.length)
     try:
-        before = _spread(job, task, day - timedelta(days=DAYS_BEFORE), day - timedelta(days=1))
+        before = _spread(job, task, first, last)
     except NoAnswers:
         before = {}
-    now = _spread(job, task, day, day)
+    now = _spread(job, task, value, value)
     if min(sum(before.values()), sum(now.values())) < FEWEST_ROWS:
-        return Check(True, f"fewer than {FEWEST_ROWS} labels in this day or the {DAYS_BEFORE} before it")
+        return Check(
+            True, f"fewer than {FEWEST_ROWS} labels in this {period.name} or the {DAYS_BEFORE} days before it"
+        )
     shift = sum(abs(_part(now, label) - _part(before, label)) for label in {*before, *now}) / 2
     most = max({*before, *now}, key=lambda label: abs(_part(now, label) - _part(before, label)))
     limit = job.checks.max_label_shift
@@ -139,7 +142,7 @@ def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check
     return Check(shift <= limit, words, {"shift": shift})
 
 
-def _spread(job: Job, task: str, first: date, last: date) -> dict[str, int]:
+def _spread(job: Job, task: str, first: str, last: str) -> dict[str, int]:
     """Rows by label."""
     import polars as pl
 

@@ -48,7 +48,7 @@ from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.asset_checks import check_results, check_specs
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.exit_codes import RESUME
-from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.partitions import time_partitions
 from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.stop_signals import StopSignals
 
@@ -96,7 +96,7 @@ def documents_asset(job: Job) -> AssetsDefinition:
         kinds={"parquet"},
         metadata={"uri": job.source.uri},
         skippable=True,  # observing all days at once gives an event a day, and nothing for the asset as a whole
-        partitions_def=day_partitions(job),
+        partitions_def=time_partitions(job),
     )
 
     def observe(context: AssetExecutionContext) -> Iterator[ObserveResult]:
@@ -160,7 +160,7 @@ def answer_assets(job: Job) -> AssetsDefinition:
         specs=specs,
         check_specs=check_specs(job, tasks, report),
         can_subset=True,
-        partitions_def=day_partitions(job),
+        partitions_def=time_partitions(job),
         pool=ENGINE_POOL,
         retry_policy=RETRY,
     )
@@ -198,9 +198,10 @@ def _code_version(job: Job, task: str) -> str:
 def _partition(job: Job, context: AssetExecutionContext) -> Partition:
     if job.source.partition_key is not None and not context.has_partition_key:
         # Dagster's pages offer to execute a check alone, and a check has no day there.
+        period = job.source.period.name
         raise Failure(
-            "a check by itself has no day: materialise the day, and all its checks are evaluated; what is up to date "
-            "costs nothing",
+            f"a check by itself has no {period}: materialise the {period}, and all its checks are evaluated; what is "
+            "up to date costs nothing",
             allow_retries=False,
         )
     return job.partition(context.partition_key if context.has_partition_key else None)

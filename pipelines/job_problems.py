@@ -43,12 +43,17 @@ def combination_problems(job: Job) -> list[str]:
         problems.append(f"name: {job.name!r} is a word of Python's or Dagster's own; choose another")
     if isinstance(source.generate, DemoCorpus) and source.partition_key != "dt":
         problems.append("source.partition_key: the demo corpus lies in folders `dt=...`; leave the key out")
+    if source.partition_every == "hour" and (
+        isinstance(source.generate, DemoCorpus) or not source.partition_key
+    ):
+        lies = "the demo corpus lies in days" if source.partition_key else "the whole source is one partition"
+        problems.append(f"source.partition_every: {lies}; leave the key out")
     if isinstance(source.generate, DistributionsCorpus) and source.partition_key is not None:
         problems.append("source.partition_key: the distributions are one partition; set it to null")
     if source.partition_key and source.generate is None and source.start_date is None:
         problems.append(
             f"source.start_date: is missing. Say the first day that lies under {source.partition_key}=..., "
-            "or set source.partition_key: null if the source is not cut into days"
+            f"or set source.partition_key: null if the source is not cut into {source.period.name}s"
         )
     if job.schedule is not None and not _is_cron(job.schedule.cron):
         problems.append(

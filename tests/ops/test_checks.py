@@ -122,7 +122,7 @@ def test_shares_of_rows_are_held_against_the_jobs_limits(
     assert check.words.startswith(words)
 
 
-def write_answers(job: Job, day: date, task: str, frame: pl.DataFrame) -> None:
+def write_answers(job: Job, day: date | str, task: str, frame: pl.DataFrame) -> None:
     """As a finished run leaves them."""
     layout = Layout(job.output.uri, job.partition(str(day)))
     target = Path(layout.answers(task, "a.parquet"))
@@ -187,6 +187,22 @@ def test_labels_are_compared_with_those_of_the_week_before(
     check = check_task("label_shift", job, job.partition(str(DAY)), finished[2], "topics")
     assert check.passed == passed
     assert check.words.startswith(words)
+
+
+def test_labels_of_an_hour_are_compared_with_those_of_the_week_before(
+    tmp_path: Path, finished: tuple[Job, Partition, Report]
+) -> None:
+    job = make_job(tmp_path, source={"uri": "x", "partition_every": "hour"})
+    for hour in ("2026-11-20-04", "2026-11-13-05"):  # the hour before, and the first of the week before
+        write_answers(job, hour, "topics", labels(0, 60))
+    for hour in ("2026-11-13-04", "2026-11-20-06"):  # longer ago, and later
+        write_answers(job, hour, "topics", labels(1000, 0))
+    write_answers(job, "2026-11-20-05", "topics", labels(150, 50))
+    check = check_task("label_shift", job, job.partition("2026-11-20-05"), finished[2], "topics")
+    assert check.words.startswith("75.0% of the rows have another label")
+    write_answers(job, "2026-11-20-05", "topics", labels(9, 9))
+    check = check_task("label_shift", job, job.partition("2026-11-20-05"), finished[2], "topics")
+    assert check.words == "fewer than 100 labels in this hour or the 7 days before it"
 
 
 def estimate(report: Report, usd: float) -> Estimate:
