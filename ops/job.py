@@ -23,7 +23,7 @@ from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
 from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
-from docmill.ops.timetable import Arrival, Schedule
+from docmill.ops.timetable import Arrival, Freshness, Schedule
 
 RESERVED_NAMES = ("documents", "report", "dead_letters")  # of assets and files beside the tasks' own
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -151,6 +151,8 @@ class Job(_Part):
     name: str
     """In the CLI, and in front of the Dagster assets: small letters, digits, underscores."""
     description: str = ""
+    owners: list[str] = Field(default_factory=list)
+    """Of its assets in Dagster: teams as team:search, and e-mail addresses."""
     source: Source
     output: Output
     model: ModelConfig = ModelConfig()
@@ -171,6 +173,8 @@ class Job(_Part):
     """When Dagster runs it."""
     arrival: Arrival | None = None
     """That Dagster runs it when files have come."""
+    freshness: Freshness | None = None
+    """How old the newest answers may be, in Dagster's eyes."""
 
     @field_validator("name")
     @classmethod

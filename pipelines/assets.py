@@ -26,6 +26,7 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DataVersion,
     Failure,
+    FreshnessPolicy,
     Jitter,
     MaterializeResult,
     ObserveResult,
@@ -46,6 +47,7 @@ from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.asset_checks import check_results, check_specs
+from docmill.pipelines.asset_keys import DOCUMENTS, REPORT, all_keys, key_of
 from docmill.pipelines.event_log import EventLogProgress, as_failures
 from docmill.pipelines.exit_codes import RESUME
 from docmill.pipelines.partitions import time_partitions
@@ -55,7 +57,6 @@ from docmill.pipelines.stop_signals import StopSignals
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-DOCUMENTS, REPORT = "documents", "report"
 ENGINE_POOL = (
     "docmill_engine"  # as many runs at once as there are engines to run them: its limit is in dagster.yaml
 )
@@ -73,17 +74,11 @@ def job_assets(job: Job) -> list[AssetsDefinition]:
 
 def job_run(job: Job) -> "UnresolvedAssetJobDefinition":
     """The Dagster job of the same name: look at the documents, then compute everything. Schedules start this one."""
-    keys = [key_of(job, name) for name in (DOCUMENTS, *job.tasks, REPORT)]
     return define_asset_job(
         job.name,
-        selection=AssetSelection.assets(*keys),
+        selection=AssetSelection.assets(*all_keys(job)),
         description=job.description or None,
     )
-
-
-def key_of(job: Job, name: str) -> AssetKey:
-    """Key of one of the job's assets: `documents`, the name of a task, or `report`."""
-    return AssetKey([job.name, name])
 
 
 def documents_asset(job: Job) -> AssetsDefinition:
@@ -93,6 +88,7 @@ def documents_asset(job: Job) -> AssetsDefinition:
         key,
         description=catalogue.describe_documents(job),
         group_name=job.name,
+        owners=job.owners,
         kinds={"parquet"},
         metadata={"uri": job.source.uri},
         skippable=True,  # observing all days at once gives an event a day, and nothing for the asset as a whole
@@ -134,12 +130,15 @@ def answer_assets(job: Job) -> AssetsDefinition:
     """One asset for each task, and the report about them, from one step that takes a place in the engine's pool."""
     documents, report = key_of(job, DOCUMENTS), key_of(job, REPORT)
     tasks = {name: key_of(job, name) for name in job.tasks}
+    freshness = FreshnessPolicy.time_window(job.freshness.within) if job.freshness else None
     specs = [
         AssetSpec(
             key,
             deps=[documents],
             description=catalogue.describe_task(job, name),
             group_name=job.name,
+            owners=job.owners,
+            freshness_policy=freshness,
             kinds={"vllm", "parquet"},
             code_version=_code_version(job, name),
         )
@@ -151,6 +150,8 @@ def answer_assets(job: Job) -> AssetsDefinition:
             deps=list(tasks.values()),
             description=catalogue.describe_report(job),
             group_name=job.name,
+            owners=job.owners,
+            freshness_policy=freshness,
             kinds={"json"},
         )
     )

@@ -101,7 +101,7 @@ def launch(instance: DagsterInstance, job: Job, days: Sequence[str], tasks: Sequ
     from dagster._core.execution.backfill import PartitionBackfill  # as Dagster's own pages make one
     from dagster._core.utils import make_new_backfill_id
 
-    from docmill.pipelines.assets import REPORT, key_of
+    from docmill.pipelines.asset_keys import REPORT, key_of
     from docmill.pipelines.definitions import docmill_definitions
 
     names = [*(tasks or job.tasks), REPORT]

@@ -60,6 +60,11 @@ def combination_problems(job: Job) -> list[str]:
             f"schedule.cron: {job.schedule.cron!r} is no cron string; expected minute, hour, day of the month, "
             'month and day of the week, e.g. "30 2 * * *" for every night at half past two'
         )
+    problems += [
+        f"owners[{index}]: {owner!r} is no owner; expected a team such as team:search, or an e-mail address"
+        for index, owner in enumerate(job.owners)
+        if not _is_owner(owner)
+    ]
     if len(set(source.carry)) < len(source.carry):
         problems.append("source.carry: a column stands more than once; list each once")
     # Shards of an unpartitioned source are all files below it, and a task's folder could be the source itself.
@@ -77,6 +82,12 @@ def _is_cron(cron: str) -> bool:
     from dagster._utils.schedules import is_valid_cron_string  # as Dagster itself will look at it
 
     return is_valid_cron_string(cron)
+
+
+def _is_owner(owner: str) -> bool:
+    from dagster._core.definitions.utils import is_valid_owner  # the same: one it refuses takes all jobs down
+
+    return is_valid_owner(owner)
 
 
 def _describe(details: ErrorDetails, from_environment: set[str]) -> str:
