@@ -18,6 +18,7 @@ from docmill.data.schemas import COMMON_COLUMNS, NEAR_DUPLICATE_OF
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.pool.config import PoolConfig
 from docmill.ops.check_limits import CheckLimits
+from docmill.ops.on_failure import OnFailure
 from docmill.ops.periods import DAY, HOUR, Period
 from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
@@ -175,6 +176,8 @@ class Job(_Part):
     """That Dagster runs it when files have come."""
     freshness: Freshness | None = None
     """How old the newest answers may be, in Dagster's eyes."""
+    on_failure: OnFailure | None = None
+    """Whom Dagster tells when a run has failed."""
 
     @field_validator("name")
     @classmethod

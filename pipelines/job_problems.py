@@ -6,7 +6,7 @@ import difflib
 import keyword
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -36,7 +36,7 @@ def describe_invalid(error: ValidationError, from_environment: set[str]) -> list
     return [_describe(details, from_environment) for details in error.errors(include_url=False)]
 
 
-def combination_problems(job: Job) -> list[str]:
+def combination_problems(job: Job, from_environment: Set[str]) -> list[str]:
     """What only shows when settings are seen together, and the job's own model cannot know."""
     source, problems = job.source, []
     if job.name in _DAGSTER_WORDS:
@@ -65,6 +65,11 @@ def combination_problems(job: Job) -> list[str]:
         for index, owner in enumerate(job.owners)
         if not _is_owner(owner)
     ]
+    if job.on_failure and job.on_failure.url.get_secret_value() and "on_failure.url" not in from_environment:
+        problems.append(
+            "on_failure.url: whoever knows it may post there, so it does not belong in a job file; put it into an "
+            "environment variable, and write url: ${NAME}"
+        )
     if len(set(source.carry)) < len(source.carry):
         problems.append("source.carry: a column stands more than once; list each once")
     # Shards of an unpartitioned source are all files below it, and a task's folder could be the source itself.
