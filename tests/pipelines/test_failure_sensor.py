@@ -17,12 +17,14 @@ from dagster import (
     asset,
     build_sensor_context,
     define_asset_job,
+    materialize,
 )
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from servers.hook import SECRET, Hook
 
 from docmill.ops.errors import JobError
 from docmill.pipelines import failure_sensor as module
+from docmill.pipelines.assets import answer_assets, documents_asset
 from docmill.pipelines.document_job import DocumentJob
 from docmill.pipelines.failure_sensor import MOST_TOLD, failure_sensor
 from docmill.pipelines.hooks import HookFailed
@@ -168,6 +170,28 @@ def test_a_run_whose_process_died_is_told_unless_it_starts_again(workspace: Work
     workspace.look()
     [message] = hook.messages
     assert (message["run_id"], message["error"]) == (last.run_id, "Run worker died")
+
+
+def test_assets_that_were_materialised_without_the_job_are_told_too(workspace: Workspace, hook: Hook) -> None:
+    """As from the pages, or by a backfill."""
+    result = materialize(
+        [documents_asset(workspace.job), answer_assets(workspace.job)],
+        selection=[AssetKey(["tickets", "topics"])],
+        partition_key=EMPTY_DAY,
+        instance=workspace.instance,
+        raise_on_error=False,
+    )
+    topics = frozenset({AssetKey(["tickets", "topics"])})
+    died = workspace.instance.create_run_for_job(
+        workspace.definitions.get_repository_def().get_implicit_global_asset_job_def(),
+        asset_selection=topics,
+        tags={"dagster/partition": DAY},
+    )
+    workspace.instance.report_run_failed(died)
+    workspace.look()
+    told = [(message["run_id"], message["partition"]) for message in hook.messages]
+    assert told == [(result.run_id, EMPTY_DAY), (died.run_id, DAY)]
+    assert hook.messages[1]["error"]
 
 
 def test_what_is_not_of_the_job_is_not_told(workspace: Workspace, hook: Hook) -> None:
