@@ -20,8 +20,8 @@ def list_run_partitions(
 ) -> list[Partition]:
     """Partitions that were run, finished or not, sorted.
 
-    `first` and `last` are values of the partition key, both included, compared as text: right for days as 2026-11-20.
-    With either, an output that is not cut into partitions has none.
+    `first` and `last` are values of the partition key, both included, see `is_within`. With either, an output that is
+    not cut into partitions has none.
     """
     found = map(partition_of, storage.list_folders(partitions_folder(output_uri)))
     return sorted(
@@ -44,7 +44,15 @@ def finished_partitions(
     }
 
 
+def is_within(value: str, first: str | None, last: str | None) -> bool:
+    """Whether a value of the partition key lies between these, both included, compared as text.
+
+    What begins as `last` does belongs to it: all hours of that day, as 2026-11-20-05 of 2026-11-20.
+    """
+    return (first is None or first <= value) and (last is None or value[: len(last)] <= last)
+
+
 def _is_within(partition: Partition, first: str | None, last: str | None) -> bool:
     if partition.value is None:
         return first is None and last is None
-    return (first is None or first <= partition.value) and (last is None or partition.value <= last)
+    return is_within(partition.value, first, last)

@@ -20,6 +20,8 @@ class CheckLimits(BaseModel):
     """Of the answers: cut off at the task's token limit."""
     max_empty_share: Share = 0.01
     """Of the answers: nothing but white space."""
+    max_other_language_share: Share = 0.05
+    """Of a translation's answers that say enough to tell: surely in another language than its `target_language`."""
     max_label_shift: Share = 0.25
     """How many of a classification's rows have another label than they would in the days before (total variation)."""
     max_estimate_error: Annotated[float, Field(gt=0)] = 0.5

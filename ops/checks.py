@@ -6,18 +6,22 @@ then, and stay.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from docmill.data.errors import NoAnswers
 from docmill.data.records import Partition
 from docmill.ops.job import Job
+from docmill.ops.languages import MOST_CHARS, is_alike, language_code, language_detector, language_name
 from docmill.ops.report import Report
-from docmill.ops.tasks import Classify
+from docmill.ops.tasks import Classify, Translate
 
 DAYS_BEFORE = 7  # that labels are compared with
 FEWEST_ROWS = 100  # with a label, in those days and in this one: fewer shift by chance
+MOST_ANSWERS = 1000  # of a translation, evenly taken, whose language is looked at
+FEWEST_ANSWERS = 20  # that say enough to tell their language: one of fewer is more than any share
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class CheckKind:
     is_blocking: bool = False
 
 
-BALANCED, FAILED, TRUNCATED, EMPTY, LABELS = (
+BALANCED, FAILED, TRUNCATED, EMPTY, LANGUAGE, LABELS = (
     "counts_balance",
     "failed_share",
     "truncated_share",
     "empty_share",
+    "other_language_share",
     "label_shift",
 )
 BUDGET, ESTIMATE = "within_budget", "as_estimated"
@@ -57,6 +62,7 @@ KINDS = {
     FAILED: CheckKind("Few of the rows that were asked about have no answer", is_error=True),
     TRUNCATED: CheckKind("Few answers are cut off at the task's token limit"),
     EMPTY: CheckKind("Few answers are empty"),
+    LANGUAGE: CheckKind("Few translations are in another language than the task's target language"),
     LABELS: CheckKind("Labels are spread as in the week before"),
     BUDGET: CheckKind("The run cost no more than `budget.max_usd`"),
     ESTIMATE: CheckKind("The bill is about what `docmill plan` expected"),
@@ -67,7 +73,8 @@ def task_check_names(job: Job, task: str) -> list[str]:
     """The checks of one task's answers."""
     if isinstance(job.tasks[task], Classify):
         return [BALANCED, FAILED, *([LABELS] if job.source.partition_key else [])]
-    return [BALANCED, FAILED, TRUNCATED, EMPTY]
+    language = [LANGUAGE] if isinstance(job.tasks[task], Translate) else []
+    return [BALANCED, FAILED, TRUNCATED, EMPTY, *language]
 
 
 def report_check_names(job: Job) -> list[str]:
@@ -120,15 +127,57 @@ def _empty(job: Job, partition: Partition, _report: Report, task: str) -> Check:
     return _share(num_empty, num_ok, job.checks.max_empty_share, "answers are empty")
 
 
+def _language(job: Job, partition: Partition, _report: Report, task: str) -> Check:
+    translate = job.tasks[task]
+    assert isinstance(translate, Translate)
+    if (
+        "{target_language}" not in translate.instruction
+        and "target_language" not in translate.model_fields_set
+    ):
+        return Check(True, "neither the instruction nor the job says `target_language`: nobody has looked")
+    target = language_code(translate.target_language)
+    if target is None:
+        known = f"{translate.target_language!r} is not the name of one language that py3langid knows"
+        return Check(True, f"{known}: nobody has looked")
+    # Only here, see `_empty`.
+    import polars as pl
+
+    from docmill.data.answers import scan_answers_of
+
+    answers = scan_answers_of(job.output.uri, task, partition)
+    is_ok = pl.col("status") == "ok"
+    every = max(1, -(-answers.select(is_ok.sum()).collect().item() // MOST_ANSWERS))
+    taken = answers.with_row_index("_row").filter(pl.col("_row") % every == 0, is_ok)
+    texts = taken.select(pl.col(translate.columns[0].name).drop_nulls().str.slice(0, MOST_CHARS))
+    detect = language_detector()
+    found = Counter(
+        code for text in texts.collect(engine="streaming").to_series() if (code := detect(text)) is not None
+    )
+    others = Counter({code: number for code, number in found.items() if not is_alike(code, target)})
+    if found.total() < FEWEST_ANSWERS:
+        return Check(True, f"fewer than {FEWEST_ANSWERS} answers say enough to tell their language")
+    most = f"; {language_name(others.most_common(1)[0][0])} most" if others else ""
+    check = _share(
+        others.total(),
+        found.total(),
+        job.checks.max_other_language_share,
+        f"answers that were looked at are not in {language_name(target)}",
+    )
+    return replace(check, words=check.words + most)
+
+
 def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check:
-    day = date.fromisoformat(str(partition.value))
+    period, value = job.source.period, str(partition.value)
+    first, last = period.before(value, timedelta(days=DAYS_BEFORE)), period.before(value, period.length)
     try:
-        before = _spread(job, task, day - timedelta(days=DAYS_BEFORE), day - timedelta(days=1))
+        before = _spread(job, task, first, last)
     except NoAnswers:
         before = {}
-    now = _spread(job, task, day, day)
+    now = _spread(job, task, value, value)
     if min(sum(before.values()), sum(now.values())) < FEWEST_ROWS:
-        return Check(True, f"fewer than {FEWEST_ROWS} labels in this day or the {DAYS_BEFORE} before it")
+        return Check(
+            True, f"fewer than {FEWEST_ROWS} labels in this {period.name} or the {DAYS_BEFORE} days before it"
+        )
     shift = sum(abs(_part(now, label) - _part(before, label)) for label in {*before, *now}) / 2
     most = max({*before, *now}, key=lambda label: abs(_part(now, label) - _part(before, label)))
     limit = job.checks.max_label_shift
@@ -139,7 +188,7 @@ def _labels(job: Job, partition: Partition, _report: Report, task: str) -> Check
     return Check(shift <= limit, words, {"shift": shift})
 
 
-def _spread(job: Job, task: str, first: date, last: date) -> dict[str, int]:
+def _spread(job: Job, task: str, first: str, last: str) -> dict[str, int]:
     """Rows by label."""
     import polars as pl
 
@@ -183,6 +232,7 @@ _OF_A_TASK: dict[str, Callable[[Job, Partition, Report, str], Check]] = {
     FAILED: _failed,
     TRUNCATED: _truncated,
     EMPTY: _empty,
+    LANGUAGE: _language,
     LABELS: _labels,
 }
 _OF_A_REPORT: dict[str, Callable[[Job, Report], Check]] = {BUDGET: _budget, ESTIMATE: _as_estimated}

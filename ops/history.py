@@ -55,7 +55,9 @@ def reports_before(output_uri: str, partition: Partition, *, most: int) -> list[
     """
     if partition.value is None:
         return []
-    earlier = [each for each in list_run_partitions(output_uri, last=partition.value) if each != partition]
+    earlier = [
+        each for each in list_run_partitions(output_uri, last=partition.value) if str(each) < str(partition)
+    ]
     return list(_latest(output_uri, reversed(earlier), most))[::-1]
 
 

@@ -19,11 +19,13 @@ from docmill.data.schemas import COMMON_COLUMNS, NEAR_DUPLICATE_OF
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.pool.config import PoolConfig
 from docmill.ops.check_limits import CheckLimits
+from docmill.ops.on_failure import OnFailure
+from docmill.ops.periods import DAY, HOUR, Period
 from docmill.ops.prepare import Prepare
 from docmill.ops.prompts import SYSTEM_PROMPT
 from docmill.ops.sketches import SKETCH_VERSION
 from docmill.ops.tasks import AnyTask
-from docmill.ops.timetable import Arrival, Schedule
+from docmill.ops.timetable import Arrival, Freshness, Schedule
 
 # Of assets and files beside the tasks' own.
 RESERVED_NAMES = ("documents", "report", "dead_letters", "compressed_model")
@@ -65,10 +67,17 @@ class Source(_Part):
     """Columns copied to every output row."""
     partition_key: Text | None = "dt"
     """Folders `dt=2026-11-20` hold a day each; null: the whole source is one partition."""
+    partition_every: Literal["day", "hour"] = "day"
+    """hour: folders `dt=2026-11-20-05`, by UTC, hold an hour each."""
     start_date: date | None = None
     """First day that Dagster offers; needed with a partition_key."""
     generate: Annotated[DemoCorpus | DistributionsCorpus, Field(discriminator="kind")] | None = None
     """Documents that are made where `uri` has none yet; left out for documents of your own."""
+
+    @property
+    def period(self) -> Period:
+        """How much time a partition covers, where there are partitions."""
+        return HOUR if self.partition_every == "hour" else DAY
 
 
 class Output(_Part):
@@ -145,6 +154,8 @@ class Job(_Part):
     name: str
     """In the CLI, and in front of the Dagster assets: small letters, digits, underscores."""
     description: str = ""
+    owners: list[str] = Field(default_factory=list)
+    """Of its assets in Dagster: teams as team:search, and e-mail addresses."""
     source: Source
     output: Output
     model: ModelConfig = ModelConfig()
@@ -165,6 +176,10 @@ class Job(_Part):
     """When Dagster runs it."""
     arrival: Arrival | None = None
     """That Dagster runs it when files have come."""
+    freshness: Freshness | None = None
+    """How old the newest answers may be, in Dagster's eyes."""
+    on_failure: OnFailure | None = None
+    """Whom Dagster tells when a run has failed."""
 
     @field_validator("name")
     @classmethod
@@ -276,11 +291,23 @@ class Job(_Part):
             return Partition()
         if not value:
             raise ValueError(
-                f"job {self.name!r} is partitioned by {self.source.partition_key!r}; name one: --partition 2026-11-20"
+                f"job {self.name!r} is partitioned by {self.source.partition_key!r}; name one: "
+                f"--partition {self.source.period.example}"
             )
         value = value.removeprefix(f"{self.source.partition_key}=")
-        if "/" in value or "=" in value:
+        if "/" in value or "=" in value or not self._is_period(value):
             raise ValueError(
-                f"{value!r} is no partition; expected a value of {self.source.partition_key!r} such as 2026-11-20"
+                f"{value!r} is no partition; expected a value of {self.source.partition_key!r} such as "
+                f"{self.source.period.example}"
             )
         return Partition(self.source.partition_key, value)
+
+    def _is_period(self, value: str) -> bool:
+        """Of an hour, which is easily mistaken for its day; what is no day is not found, and that says enough."""
+        if self.source.partition_every == "day":
+            return True
+        try:
+            self.source.period.start_of(value)
+        except ValueError:
+            return False
+        return True

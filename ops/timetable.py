@@ -1,4 +1,4 @@
-"""When a job runs by itself: at hours of the clock, or once a partition's files have arrived."""
+"""When a job runs by itself, by the clock or once a partition's files have arrived, and how old answers may become."""
 
 from __future__ import annotations
 
@@ -48,3 +48,15 @@ class Arrival(_Part):
     def settled(self) -> timedelta:
         """How long files must have been the same."""
         return timedelta(minutes=self.settled_minutes)
+
+
+class Freshness(_Part):
+    """Answers that are older count as overdue, whatever kept them from being made: Dagster then shows them so."""
+
+    within_hours: Annotated[float, Field(ge=0.1, le=8760)]
+    """Since the last run over any partition. For one a night 26: a day, and the time that it may take."""
+
+    @property
+    def within(self) -> timedelta:
+        """The same."""
+        return timedelta(hours=self.within_hours)

@@ -7,15 +7,24 @@ import re
 from itertools import islice
 from typing import Any
 
-from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
+from dagster import (
+    MetadataValue,
+    TableColumn,
+    TableColumnConstraints,
+    TableColumnDep,
+    TableColumnLineage,
+    TableSchema,
+)
 
 from docmill.data.errors import DataError
 from docmill.data.layout import Layout
 from docmill.data.records import Partition, Shard
+from docmill.data.schemas import NEAR_DUPLICATE_OF
 from docmill.ops.job import Job
 from docmill.ops.report import Report, TaskReport, work_shares
 from docmill.pipelines import catalogue
 from docmill.pipelines.answer_rows import answer_text, clip, read_answer_schema, read_answered_documents
+from docmill.pipelines.asset_keys import DOCUMENTS, key_of
 from docmill.pipelines.exit_codes import error_message
 from docmill.pipelines.logs import without_secrets
 from docmill.pipelines.report_text import incident_lines, tokens_computed_again
@@ -61,7 +70,7 @@ def task_metadata(job: Job, partition: Partition, report: Report, task: str) -> 
         metadata["usd"] = round(figures.usd, 6)
         if figures.counts.rows:
             metadata["usd_per_1000_documents"] = round(figures.usd / figures.counts.rows * 1000, 6)
-    return metadata | _schema(job, partition, task) | {"preview": _preview(job, partition, task)}
+    return metadata | _columns(job, partition, task) | {"preview": _preview(job, partition, task)}
 
 
 def report_metadata(job: Job, partition: Partition, report: Report) -> Metadata:
@@ -138,8 +147,11 @@ def _place(uri: str) -> MetadataValue[Any]:
     return MetadataValue.url(uri) if "://" in uri else MetadataValue.path(uri)
 
 
-def _schema(job: Job, partition: Partition, task: str) -> Metadata:
-    """The columns. A finished run that fails for want of them would be retried, and paid for once more."""
+def _columns(job: Job, partition: Partition, task: str) -> Metadata:
+    """Their schema, and what they are made of.
+
+    A finished run that fails for want of them would be retried, and paid for once more.
+    """
     try:
         schema = read_answer_schema(job, partition, task)
     except DataError:
@@ -155,7 +167,19 @@ def _schema(job: Job, partition: Partition, task: str) -> Metadata:
         )
         for field in schema
     ]
-    return {"dagster/column_schema": TableSchema(columns)}
+    lineage = _lineage(job, task, schema.names)
+    return {"dagster/column_schema": TableSchema(columns), "dagster/column_lineage": lineage}
+
+
+def _lineage(job: Job, task: str, columns: list[str]) -> TableColumnLineage:
+    """From which column of the documents each comes: copies from their like, the answer from the text."""
+    source, documents = job.source, key_of(job, DOCUMENTS)
+    origins = {name: name for name in (source.id_column, *source.carry)}
+    origins |= {field.name: source.text_column for field in job.tasks[task].columns}
+    origins[NEAR_DUPLICATE_OF] = source.id_column
+    return TableColumnLineage(
+        {name: [TableColumnDep(documents, origins[name])] for name in columns if name in origins}
+    )
 
 
 def _preview(job: Job, partition: Partition, task: str) -> MetadataValue[Any]:

@@ -25,6 +25,7 @@ from dagster import (
     BetaWarning,
     DataVersion,
     Failure,
+    FreshnessPolicy,
     MaterializeResult,
     ObserveResult,
     define_asset_job,
@@ -44,17 +45,17 @@ from docmill.ops.report import Report
 from docmill.ops.sources import ensure_source
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.asset_checks import check_results, check_specs
+from docmill.pipelines.asset_keys import COMPRESSED_MODEL, DOCUMENTS, REPORT, all_keys, key_of
 from docmill.pipelines.compressed_model_asset import compressed_model_asset
 from docmill.pipelines.engine_step import ENGINE_POOL, RETRY, no_retry_when_interrupted, partition_of
 from docmill.pipelines.event_log import EventLogProgress, as_failures
-from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.partitions import time_partitions
 from docmill.pipelines.report_page import write_report_page
 from docmill.pipelines.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-DOCUMENTS, REPORT, COMPRESSED_MODEL = "documents", "report", "compressed_model"
 DATA_VERSION_TAG = "dagster/data_version"  # the one tag that Dagster reads an observation's version from
 MOST_OBSERVED_DAYS = 100  # of one "Observe" over all days: a listing each
 
@@ -69,18 +70,11 @@ def job_assets(job: Job) -> list[AssetsDefinition]:
 
 def job_run(job: Job) -> "UnresolvedAssetJobDefinition":
     """The Dagster job of the same name: look at the documents, then compute everything. Schedules start this one."""
-    names = (DOCUMENTS, *([COMPRESSED_MODEL] if job.model.compress else []), *job.tasks, REPORT)
-    keys = [key_of(job, name) for name in names]
     return define_asset_job(
         job.name,
-        selection=AssetSelection.assets(*keys),
+        selection=AssetSelection.assets(*all_keys(job)),
         description=job.description or None,
     )
-
-
-def key_of(job: Job, name: str) -> AssetKey:
-    """Key of one of the job's assets: `documents`, the name of a task, or `report`."""
-    return AssetKey([job.name, name])
 
 
 def documents_asset(job: Job) -> AssetsDefinition:
@@ -90,10 +84,11 @@ def documents_asset(job: Job) -> AssetsDefinition:
         key,
         description=catalogue.describe_documents(job),
         group_name=job.name,
+        owners=job.owners,
         kinds={"parquet"},
         metadata={"uri": job.source.uri},
         skippable=True,  # observing all days at once gives an event a day, and nothing for the asset as a whole
-        partitions_def=day_partitions(job),
+        partitions_def=time_partitions(job),
     )
 
     def observe(context: AssetExecutionContext) -> Iterator[ObserveResult]:
@@ -132,12 +127,15 @@ def answer_assets(job: Job) -> AssetsDefinition:
     documents, report = key_of(job, DOCUMENTS), key_of(job, REPORT)
     tasks = {name: key_of(job, name) for name in job.tasks}
     inputs = [documents, *([key_of(job, COMPRESSED_MODEL)] if job.model.compress else [])]
+    freshness = FreshnessPolicy.time_window(job.freshness.within) if job.freshness else None
     specs = [
         AssetSpec(
             key,
             deps=inputs,
             description=catalogue.describe_task(job, name),
             group_name=job.name,
+            owners=job.owners,
+            freshness_policy=freshness,
             kinds={"vllm", "parquet"},
             code_version=_code_version(job, name),
         )
@@ -149,6 +147,8 @@ def answer_assets(job: Job) -> AssetsDefinition:
             deps=list(tasks.values()),
             description=catalogue.describe_report(job),
             group_name=job.name,
+            owners=job.owners,
+            freshness_policy=freshness,
             kinds={"json"},
         )
     )
@@ -158,7 +158,7 @@ def answer_assets(job: Job) -> AssetsDefinition:
         specs=specs,
         check_specs=check_specs(job, tasks, report),
         can_subset=True,
-        partitions_def=day_partitions(job),
+        partitions_def=time_partitions(job),
         pool=ENGINE_POOL,
         retry_policy=RETRY,
     )

@@ -1,4 +1,4 @@
-"""A range of days as one Dagster backfill, which the pages show, and can cancel.
+"""A range of days, or hours, as one Dagster backfill, which the pages show, and can cancel.
 
 Dagster's daemon works through it, a run a day; as many at once as the engines' pool has places (`docmill_engine`).
 Limits by tag, by op and by pool do not combine in Dagster (dagster#25743): docmill uses the pool alone. Only days that
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from docmill.data import storage
+from docmill.data.finished import is_within
 from docmill.data.layout import source_folder
 from docmill.ops.job import Job
 from docmill.ops.partitions import list_partitions
 from docmill.ops.up_to_date import is_up_to_date
-from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.partitions import time_partitions
 from docmill.pipelines.ui import prepare_dagster_home
 
 if TYPE_CHECKING:
@@ -57,15 +58,16 @@ def choose_backfill_days(
 ) -> Days:
     """What is to be done. `everything`: days that are up to date as well."""
     days = Days([], [], [])
-    offered = day_partitions(job)
+    offered = time_partitions(job)
     assert offered is not None, "the command asks for a job with days"
     for day in list_partitions(job):
-        if (first is not None and day < first) or (last is not None and day > last):
+        if not is_within(day, first, last):
             continue
-        partition = job.partition(day)
         if not offered.has_partition_key(day):
             days.not_over.append(day)
-        elif not everything and is_up_to_date(
+            continue
+        partition = job.partition(day)
+        if not everything and is_up_to_date(
             job, partition, storage.list_shards(source_folder(job.source.uri, partition)), tasks
         ):
             days.up_to_date.append(day)
@@ -99,10 +101,10 @@ def launch(instance: DagsterInstance, job: Job, days: Sequence[str], tasks: Sequ
     from dagster._core.execution.backfill import PartitionBackfill  # as Dagster's own pages make one
     from dagster._core.utils import make_new_backfill_id
 
-    from docmill.pipelines.assets import REPORT, key_of
+    from docmill.pipelines.asset_keys import COMPRESSED_MODEL, REPORT, key_of
     from docmill.pipelines.definitions import docmill_definitions
 
-    names = [*(tasks or job.tasks), REPORT]
+    names = [*([COMPRESSED_MODEL] if job.model.compress else []), *(tasks or job.tasks), REPORT]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Dagster's about Dagster
         backfill = PartitionBackfill.from_asset_partitions(

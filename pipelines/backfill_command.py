@@ -1,4 +1,4 @@
-"""`docmill backfill`: a range of days through Dagster, or what it would cost."""
+"""`docmill backfill`: a range of days, or hours, through Dagster, or what it would cost."""
 
 from __future__ import annotations
 
@@ -44,14 +44,16 @@ def backfill_command(
     """Find the days, then price or launch them. Exit code 3 where a day failed, or nobody goes on with them."""
     job = load_job(job_name)
     if job.source.partition_key is None:
-        raise WrongUsage(f"job {job.name!r} has no days (source.partition_key is null): use `docmill run`")
+        raise WrongUsage(
+            f"job {job.name!r} is not partitioned (source.partition_key is null): use `docmill run`"
+        )
     chosen = choose_tasks(job, tasks)
     first, last = choose_days(job, None, first, last)
     ensure_source(job)
     days = choose_backfill_days(job, first=first, last=last, tasks=chosen, everything=everything)
     found: dict[str, Any] = {"job": job.name, "days": asdict(days)}
     if not as_json:
-        for line in _day_lines(days):
+        for line in _day_lines(days, f"{job.source.period.name}s"):
             stdout_console().print(line, soft_wrap=True)
     if dry_run:
         with stdout_kept_clean():
@@ -68,8 +70,8 @@ def backfill_command(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _day_lines(days: Days) -> list[str]:
-    lines = [f"days       {len(days.to_run):,} to run{_ends(days.to_run)}"]
+def _day_lines(days: Days, called: str) -> list[str]:
+    lines = [f"{called:10} {len(days.to_run):,} to run{_ends(days.to_run)}"]
     if days.up_to_date:
         lines.append(
             f"           {len(days.up_to_date):,} up to date{_ends(days.up_to_date)}: left out (--all)"
@@ -137,14 +139,16 @@ def _usd(usd: dict[str, float] | None) -> str:
 def _launch(
     job: Job, days: list[str], tasks: list[str] | None, *, max_parallel: int | None, wait: bool
 ) -> dict[str, Any]:
-    console = stderr_console()
+    console, called = stderr_console(), f"{job.source.period.name}s"
     with open_instance() as instance:
         if max_parallel is not None:
             set_engines(instance, max_parallel)
-            console.print(f"from now on, {max_parallel} days at once, of all jobs (the pool docmill_engine)")
+            console.print(
+                f"from now on, {max_parallel} {called} at once, of all jobs (the pool docmill_engine)"
+            )
         is_running = daemon_is_running(instance)
         backfill_id = launch(instance, job, days, tasks)
-        console.print(f"backfill   {backfill_id}: {len(days):,} days in Dagster's hands", soft_wrap=True)
+        console.print(f"backfill   {backfill_id}: {len(days):,} {called} in Dagster's hands", soft_wrap=True)
         if not is_running:
             console.print("no Dagster daemon runs here: start `docmill ui`, and it begins", soft_wrap=True)
         if not (wait and is_running):
@@ -153,7 +157,7 @@ def _launch(
         def show(state: BackfillState) -> None:
             failed = f", {state.failed} failed" if state.failed else ""
             console.print(
-                f"{state.succeeded} of {state.total} days done, {state.running} running{failed}",
+                f"{state.succeeded} of {state.total} {called} done, {state.running} running{failed}",
                 soft_wrap=True,
             )
 

@@ -26,10 +26,17 @@ _COLUMNS = {
 }
 
 
+_EACH = {"day": "a day", "hour": "an hour (UTC)"}
+
+
 def describe_documents(job: Job) -> str:
     """Of the `documents` asset."""
     source = job.source
-    per_day = f", a folder `{source.partition_key}=...` a day" if source.partition_key else ""
+    per_day = (
+        f", a folder `{source.partition_key}=...` {_EACH[source.partition_every]}"
+        if source.partition_key
+        else ""
+    )
     return (
         f"{_sentence(job.description)}The documents as they came: Parquet files in `{source.uri}`{per_day}. "
         f"Each row is a document with its id in `{source.id_column}` and its text in `{source.text_column}`."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import date
 
+from docmill.data.finished import is_within
 from docmill.data.records import Partition
 from docmill.ops.job import Job
 from docmill.ops.partitions import list_partitions
+from docmill.ops.periods import DAY
 from docmill.pipelines.exit_codes import WrongUsage
 from docmill.pipelines.job_problems import did_you_mean
 
@@ -38,13 +41,15 @@ def choose_partition(job: Job, value: str | None) -> Partition:
 def choose_days(
     job: Job, partition_value: str | None, first: str | None, last: str | None
 ) -> tuple[str | None, str | None]:
-    """The first and last day of `--partition`, or of `--from` and `--to`; None: no limit on that side.
+    """The first and last day or hour of `--partition`, or of `--from` and `--to`; None: no limit on that side.
 
-    Raises `WrongUsage` for what is no day, for a last one before the first, and for both kinds of option at once.
+    A last day counts with all its hours. Raises `WrongUsage` for what is neither, for a last one before the first, and
+    for both kinds of option at once.
     """
     if partition_value is not None:
         if first is not None or last is not None:
-            raise WrongUsage("--partition names one day, --from and --to several: leave one of them out")
+            one = job.source.period.name
+            raise WrongUsage(f"--partition names one {one}, --from and --to several: leave one of them out")
         value = choose_partition(job, partition_value).value
         return value, value
     if (first is not None or last is not None) and job.source.partition_key is None:
@@ -52,7 +57,7 @@ def choose_days(
             f"job {job.name!r} is not partitioned (source.partition_key is null); leave --from and --to out"
         )
     first, last = _day(job, "--from", first), _day(job, "--to", last)
-    if first is not None and last is not None and first > last:
+    if first is not None and last is not None and not is_within(first, None, last):
         raise WrongUsage(f"--from {first} is after --to {last}; turn them round")
     return first, last
 
@@ -60,7 +65,12 @@ def choose_days(
 def _day(job: Job, option: str, value: str | None) -> str | None:
     if value is None:
         return None
-    try:
-        return str(date.fromisoformat(value.removeprefix(f"{job.source.partition_key}=")))
-    except ValueError:
-        raise WrongUsage(f"{option} takes a day such as 2026-11-20, not {value!r}") from None
+    period, given = job.source.period, value.removeprefix(f"{job.source.partition_key}=")
+    with contextlib.suppress(ValueError):
+        return str(date.fromisoformat(given))
+    with contextlib.suppress(ValueError):
+        return period.value_at(period.start_of(given))
+    takes = f"a day such as {DAY.example}" + (
+        f" or an hour such as {period.example}" if period != DAY else ""
+    )
+    raise WrongUsage(f"{option} takes {takes}, not {value!r}")

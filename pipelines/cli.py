@@ -26,7 +26,9 @@ JobArgument = Annotated[
     str,
     typer.Argument(metavar="JOB", help="A job file (path/to/job.yaml) or a name that `docmill jobs` lists."),
 ]
-Partition = Annotated[str | None, typer.Option("--partition", "-p", help="The day, as 2026-11-20.")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", "-p", help="The day, as 2026-11-20, or hour, as 2026-11-20-05.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
 Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Log what happens; -vv: libraries too.")

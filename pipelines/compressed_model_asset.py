@@ -24,7 +24,7 @@ from docmill.ops.sources import ensure_source
 from docmill.pipelines.compression_text import figure_lines, tasks_markdown
 from docmill.pipelines.engine_step import ENGINE_POOL, RETRY, no_retry_when_interrupted, partition_of
 from docmill.pipelines.event_log import EventLogProgress, EventLogSteps, as_failures
-from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.partitions import time_partitions
 from docmill.pipelines.stop_signals import StopSignals
 
 
@@ -36,9 +36,10 @@ def compressed_model_asset(job: Job, key: AssetKey, documents: AssetKey) -> Asse
         deps=[documents],
         description=_describe(job),
         group_name=job.name,
+        owners=job.owners,
         kinds={"vllm", "huggingface"},
         code_version=_code_version(job),
-        partitions_def=day_partitions(job),
+        partitions_def=time_partitions(job),
         pool=ENGINE_POOL,
         retry_policy=RETRY,
     )

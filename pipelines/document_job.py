@@ -26,6 +26,7 @@ from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.pipelines.assets import job_assets, job_run
 from docmill.pipelines.exit_codes import error_message
+from docmill.pipelines.failure_sensor import failure_sensor
 from docmill.pipelines.job_attributes import JobAttributes
 from docmill.pipelines.job_files import JobFile, check_job
 from docmill.pipelines.job_scaffolder import JobScaffolder
@@ -39,7 +40,7 @@ class DocumentJob(Component, Resolvable):
     """Asks a language model about every document of a source, and writes the answers as Parquet.
 
     Makes an asset for the documents, one for each task, and one for the report, with checks; a job of the attribute
-    `name` over them; a schedule and a sensor where the attributes have `schedule` and `arrival`.
+    `name` over them; a schedule and sensors where the attributes have `schedule`, `arrival` and `on_failure`.
 
     The attributes are the keys of a docmill job file. Relative paths start from the folder of the `defs.yaml`.
     `${NAME}` and `${NAME:-default}` stand for environment variables, and Dagster's `{{ ... }}` works in every value.
@@ -93,7 +94,7 @@ class DocumentJob(Component, Resolvable):
             assets=job_assets(self.job),
             jobs=[run],
             schedules=[found for found in [job_schedule(self.job, run)] if found],
-            sensors=[found for found in [arrival_sensor(self.job, run)] if found],
+            sensors=[found for found in [arrival_sensor(self.job, run), failure_sensor(self.job)] if found],
         )
 
 

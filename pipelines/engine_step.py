@@ -30,9 +30,10 @@ def partition_of(job: Job, context: AssetExecutionContext) -> Partition:
     """That of the run. Raises `Failure` where the job has days and the run has none."""
     if job.source.partition_key is not None and not context.has_partition_key:
         # Dagster's pages offer to execute a check alone, and a check has no day there.
+        period = job.source.period.name
         raise Failure(
-            "a check by itself has no day: materialise the day, and all its checks are evaluated; what is up to date "
-            "costs nothing",
+            f"a check by itself has no {period}: materialise the {period}, and all its checks are evaluated; what is "
+            "up to date costs nothing",
             allow_retries=False,
         )
     return job.partition(context.partition_key if context.has_partition_key else None)

@@ -130,7 +130,7 @@ def check_job(file: JobFile, text: JobText) -> Job:
             if line.split(":", 1)[0] not in named
         ]
     if job is not None:
-        problems += combination_problems(job)
+        problems += combination_problems(job, text.from_environment)
     if job is None or problems:
         raise JobError(str(file), problems)
     return job

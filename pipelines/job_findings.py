@@ -48,7 +48,8 @@ def _source(job: Job) -> Finding:
             shards = storage.list_shards(uri)
             found, there = f"{uri}: {len(shards)} shards", bool(shards)
         else:
-            found, there = f"{uri}: {len(days)} days{f', the last is {days[-1]}' if days else ''}", bool(days)
+            found = f"{uri}: {len(days)} {job.source.period.name}s"
+            found, there = f"{found}, the last is {days[-1]}" if days else found, bool(days)
     except DataError as error:
         return Finding("source", "fail", str(error), _storage_remedy(error))
     if there:

@@ -6,7 +6,7 @@ import difflib
 import keyword
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -36,24 +36,39 @@ def describe_invalid(error: ValidationError, from_environment: set[str]) -> list
     return [_describe(details, from_environment) for details in error.errors(include_url=False)]
 
 
-def combination_problems(job: Job) -> list[str]:
+def combination_problems(job: Job, from_environment: Set[str]) -> list[str]:
     """What only shows when settings are seen together, and the job's own model cannot know."""
     source, problems = job.source, []
     if job.name in _DAGSTER_WORDS:
         problems.append(f"name: {job.name!r} is a word of Python's or Dagster's own; choose another")
     if isinstance(source.generate, DemoCorpus) and source.partition_key != "dt":
         problems.append("source.partition_key: the demo corpus lies in folders `dt=...`; leave the key out")
+    if source.partition_every == "hour" and (
+        isinstance(source.generate, DemoCorpus) or not source.partition_key
+    ):
+        lies = "the demo corpus lies in days" if source.partition_key else "the whole source is one partition"
+        problems.append(f"source.partition_every: {lies}; leave the key out")
     if isinstance(source.generate, DistributionsCorpus) and source.partition_key is not None:
         problems.append("source.partition_key: the distributions are one partition; set it to null")
     if source.partition_key and source.generate is None and source.start_date is None:
         problems.append(
             f"source.start_date: is missing. Say the first day that lies under {source.partition_key}=..., "
-            "or set source.partition_key: null if the source is not cut into days"
+            f"or set source.partition_key: null if the source is not cut into {source.period.name}s"
         )
     if job.schedule is not None and not _is_cron(job.schedule.cron):
         problems.append(
             f"schedule.cron: {job.schedule.cron!r} is no cron string; expected minute, hour, day of the month, "
             'month and day of the week, e.g. "30 2 * * *" for every night at half past two'
+        )
+    problems += [
+        f"owners[{index}]: {owner!r} is no owner; expected a team such as team:search, or an e-mail address"
+        for index, owner in enumerate(job.owners)
+        if not _is_owner(owner)
+    ]
+    if job.on_failure and job.on_failure.url.get_secret_value() and "on_failure.url" not in from_environment:
+        problems.append(
+            "on_failure.url: whoever knows it may post there, so it does not belong in a job file; put it into an "
+            "environment variable, and write url: ${NAME}"
         )
     if len(set(source.carry)) < len(source.carry):
         problems.append("source.carry: a column stands more than once; list each once")
@@ -72,6 +87,12 @@ def _is_cron(cron: str) -> bool:
     from dagster._utils.schedules import is_valid_cron_string  # as Dagster itself will look at it
 
     return is_valid_cron_string(cron)
+
+
+def _is_owner(owner: str) -> bool:
+    from dagster._core.definitions.utils import is_valid_owner  # the same: one it refuses takes all jobs down
+
+    return is_valid_owner(owner)
 
 
 def _describe(details: ErrorDetails, from_environment: set[str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.data import storage
 from docmill.data.errors import StorageError
-from docmill.data.finished import list_run_partitions
+from docmill.data.finished import is_within, list_run_partitions
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.ops.daily_figures import TaskDay, as_frame, task_days
@@ -82,8 +82,10 @@ def _nothing(job: Job, history: History, first: str | None, last: str | None) ->
     if first is not None and first == last:
         what, option = f"partition {first} has no finished run", f" --partition {first}"
     else:
-        what = "no partition has a finished run" + (" in these days" if first or last else "")
-        option = " --partition 2026-11-20" if job.source.partition_key else ""
+        what = "no partition has a finished run" + (
+            f" in these {job.source.period.name}s" if first or last else ""
+        )
+        option = f" --partition {job.source.period.example}" if job.source.partition_key else ""
     return f"{what}{there}. `docmill run {job.name}{option}` makes one, `docmill status` tells how far it is"
 
 
@@ -97,7 +99,7 @@ def _unfinished(job: Job, history: History, first: str | None, last: str | None)
     wanted = {
         value
         for value in {*in_source, *(value for value in begun if value is not None)}
-        if (first is None or first <= value) and (last is None or value <= last)
+        if is_within(value, first, last)
     }
     finished = {partition.value for partition in [*history.reports, *history.unreadable]}
     return sorted(wanted - finished)
@@ -109,7 +111,7 @@ def _lines(job: Job, history: History, rows: list[TaskDay], unfinished: list[str
     if job.source.partition_key is not None:
         days = [_name(partition) for partition in history.reports]
         between = days[0] if len(days) == 1 else f"{len(days):,}, {days[0]} to {days[-1]}"
-        lines.append(f"days       {between}")
+        lines.append(f"{f'{job.source.period.name}s':10} {between}")
     if unfinished:
         lines.append(f"missing    no finished run of {_named(unfinished)}")
     if history.unreadable:

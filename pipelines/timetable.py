@@ -32,7 +32,7 @@ from docmill.ops.job import Job
 from docmill.ops.partitions import list_partitions, version_of
 from docmill.ops.sources import ensure_source
 from docmill.ops.up_to_date import is_up_to_date
-from docmill.pipelines.partitions import day_partitions
+from docmill.pipelines.partitions import time_partitions
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -41,27 +41,28 @@ WHOLE = "all"  # of the cursor and run keys, where the source is one partition
 
 
 def job_schedule(job: Job, run: "UnresolvedAssetJobDefinition") -> ScheduleDefinition | None:
-    """Starts the last day that is over at the time of the tick; None for a job without `schedule`."""
+    """Starts the last partition that is over at the time of the tick; None for a job without `schedule`."""
     if job.schedule is None:
         return None
-    days = day_partitions(job)
+    partitions, period = time_partitions(job), job.source.period
 
     @schedule(
         name=f"{job.name}__schedule",
         cron_schedule=job.schedule.cron,
         execution_timezone=job.schedule.timezone,
         job=run,
-        description=f"Runs `{job.name}` for the last day that is over" if days else f"Runs `{job.name}`",
+        description=f"Runs `{job.name}`{f' for the last {period.name} that is over' if partitions else ''}",
         default_status=DefaultScheduleStatus.RUNNING,
     )
     def tick(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
-        if days is None:
+        if partitions is None:
             return RunRequest()
         with partition_loading_context(effective_dt=context.scheduled_execution_time):
-            day = days.get_last_partition_key()
-        if day is None:
-            return SkipReason(f"no day of the source is over yet; the first is {days.start:%Y-%m-%d}")
-        return RunRequest(partition_key=day)
+            last = partitions.get_last_partition_key()
+        if last is None:
+            first = period.value_at(partitions.start)
+            return SkipReason(f"no {period.name} of the source is over yet; the first is {first}")
+        return RunRequest(partition_key=last)
 
     return tick
 
@@ -75,7 +76,7 @@ def arrival_sensor(job: Job, run: "UnresolvedAssetJobDefinition") -> SensorDefin
     if job.arrival is None:
         return None
     settled, look_back = job.arrival.settled, job.arrival.look_back
-    days = day_partitions(job)
+    partitions = time_partitions(job)
 
     @sensor(
         name=f"{job.name}__arrivals",
@@ -90,9 +91,9 @@ def arrival_sensor(job: Job, run: "UnresolvedAssetJobDefinition") -> SensorDefin
         watched: dict[str, dict[str, object]] = {}
         requests = []
         for key in _watched(job, look_back):
-            if days is not None and not days.has_partition_key(key):
-                continue  # today: there may be more to come all day
-            partition = job.partition(None if days is None else key)
+            if partitions is not None and not partitions.has_partition_key(key):
+                continue  # today, or this hour: there may be more to come
+            partition = job.partition(None if partitions is None else key)
             shards = storage.list_shards(source_folder(job.source.uri, partition))
             version = version_of(shards)
             known = seen.get(key, {})
@@ -101,7 +102,7 @@ def arrival_sensor(job: Job, run: "UnresolvedAssetJobDefinition") -> SensorDefin
             is_settled = shards and now - since >= settled.total_seconds()
             if is_settled and not is_up_to_date(job, partition, shards):
                 run_key = f"{key} {version}"
-                requests.append(RunRequest(run_key, partition_key=None if days is None else key))
+                requests.append(RunRequest(run_key, partition_key=None if partitions is None else key))
         why = None if requests else f"of {len(watched)} partitions none has settled files without answers"
         return SensorResult(requests, skip_reason=why, cursor=json.dumps(watched))
 

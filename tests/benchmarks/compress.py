@@ -14,12 +14,9 @@ The figure is the size of the auto model to the source's; it is met where every 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from measuring import parser, write_result
 
 from docmill.data import storage
 from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model

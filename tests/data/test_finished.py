@@ -44,6 +44,7 @@ def test_a_partition_without_a_manifest_was_run_and_is_not_finished(output: str)
         (None, "2026-11-19", DAYS[:2]),
         ("2026-11-19", "2026-11-19", DAYS[1:2]),  # both ends are included
         ("2026-11-21", None, []),
+        ("2026-11-19", "2026-11", DAYS[1:]),  # all of November
     ],
 )
 def test_days_are_chosen_with_both_ends(

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import polars as pl
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetCheckKey, AssetKey, DagsterInstance
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,18 @@ def test_dagster_holds_a_materialisation_a_task_and_night_with_the_figures_of_vl
             if name != "report":
                 assert figures.metadata["ok"].value == DOCUMENTS
                 assert figures.metadata["output_tokens"].value > 0
+
+
+def test_the_models_translations_are_found_to_be_english(nights: Path) -> None:
+    key = AssetCheckKey(AssetKey(["demo", "translations"]), "other_language_share")
+    with DagsterInstance.from_config(str(nights / "dagster")) as instance:
+        record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.event is not None
+    evaluation = record.event.get_dagster_event().asset_check_evaluation_data
+    assert evaluation.passed
+    assert f"0 of {DOCUMENTS} answers that were looked at are not in English" in (
+        evaluation.description or ""
+    )
 
 
 def test_the_answers_of_both_nights_are_the_models(nights: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from docmill.data.demo.batches import demo_batches
 from docmill.data.layout import Layout
 from docmill.data.manifest import AnswerFile, Manifest, TaskManifest
 from docmill.data.records import Partition
@@ -73,6 +74,7 @@ def test_each_kind_of_task_has_its_checks(finished: tuple[Job, Partition, Report
         "failed_share",
         "truncated_share",
         "empty_share",
+        "other_language_share",
     ]
     assert task_check_names(job, "topics") == ["counts_balance", "failed_share", "label_shift"]
     assert report_check_names(job) == ["as_estimated"]
@@ -122,7 +124,7 @@ def test_shares_of_rows_are_held_against_the_jobs_limits(
     assert check.words.startswith(words)
 
 
-def write_answers(job: Job, day: date, task: str, frame: pl.DataFrame) -> None:
+def write_answers(job: Job, day: date | str, task: str, frame: pl.DataFrame) -> None:
     """As a finished run leaves them."""
     layout = Layout(job.output.uri, job.partition(str(day)))
     target = Path(layout.answers(task, "a.parquet"))
@@ -152,6 +154,78 @@ def test_white_space_is_no_answer(tmp_path: Path, finished: tuple[Job, Partition
     check = check_task("empty_share", job, job.partition(str(DAY)), finished[2], "english")
     assert not check.passed
     assert check.words == "2 of 4 answers are empty, 50.0% (allowed 1.0%)"
+
+
+def demo_texts(column: str, number: int = 60) -> list[str]:
+    """Of customers' messages, which are German and Chinese; their translations are English."""
+    [batch] = demo_batches(seed=5, num_documents=number)
+    return [str(text) for text in batch.column(column).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("num_untranslated", "limits", "passed", "words"),
+    [
+        (0, {}, True, "0 of 60 answers that were looked at are not in English, 0.0% (allowed 5.0%)"),
+        (3, {}, True, "3 of 60 answers that were looked at are not in English, 5.0% (allowed 5.0%); "),
+        (4, {}, False, "4 of 60 answers that were looked at are not in English, 6.7% (allowed 5.0%); "),
+        (4, {"max_other_language_share": 0.1}, True, "4 of 60"),
+    ],
+)
+def test_translations_are_held_against_the_target_language(
+    num_untranslated: int,
+    limits: dict[str, float],
+    passed: bool,
+    words: str,
+    tmp_path: Path,
+    finished: tuple[Job, Partition, Report],
+) -> None:
+    job = make_job(tmp_path, checks=limits)
+    texts = demo_texts("text")[:num_untranslated] + demo_texts("reference_translation")[num_untranslated:]
+    rows = [("ok", text) for text in texts] + [("ok", "Ja."), ("failed", None), ("skipped", None)]
+    write_answers(job, DAY, "english", pl.DataFrame(rows, ["status", "translation"], orient="row"))
+    check = check_task("other_language_share", job, job.partition(str(DAY)), finished[2], "english")
+    assert check.passed == passed
+    assert check.words.startswith(words)
+
+
+def test_of_many_translations_some_are_looked_at_evenly(
+    tmp_path: Path, finished: tuple[Job, Partition, Report]
+) -> None:
+    job = make_job(tmp_path)
+    english, others = demo_texts("reference_translation", 500), demo_texts("text", 500)
+    frame = pl.DataFrame({"translation": english * 6 + others * 2}).with_columns(status=pl.lit("ok"))
+    write_answers(job, DAY, "english", frame)
+    check = check_task("other_language_share", job, job.partition(str(DAY)), finished[2], "english")
+    assert check.words.startswith("250 of 1,000 answers that were looked at are not in English, 25.0%")
+
+
+@pytest.mark.parametrize(
+    ("task", "answers", "words"),
+    [
+        (
+            {"target_language": "Klingon"},
+            60,
+            "'Klingon' is not the name of one language that py3langid knows",
+        ),
+        ({"instruction": "Übersetze ins Deutsche."}, 60, "neither the instruction nor the job says"),
+        ({"instruction": "Übersetze.", "target_language": "Chinese"}, 60, "60 of 60 answers"),
+        ({"target_language": "German"}, 19, "fewer than 20 answers say enough to tell their language"),
+    ],
+)
+def test_what_nobody_can_tell_is_passed_and_said(
+    task: dict[str, str],
+    answers: int,
+    words: str,
+    tmp_path: Path,
+    finished: tuple[Job, Partition, Report],
+) -> None:
+    job = make_job(tmp_path, tasks={"english": {"kind": "translate", **task}})
+    texts = demo_texts("reference_translation", answers)
+    frame = pl.DataFrame({"translation": texts}).with_columns(status=pl.lit("ok"))
+    write_answers(job, DAY, "english", frame)
+    check = check_task("other_language_share", job, job.partition(str(DAY)), finished[2], "english")
+    assert check.words.startswith(words)
+    assert check.passed == ("60 of 60" not in words)
 
 
 def labels(billing: int, delivery: int) -> pl.DataFrame:
@@ -187,6 +261,22 @@ def test_labels_are_compared_with_those_of_the_week_before(
     check = check_task("label_shift", job, job.partition(str(DAY)), finished[2], "topics")
     assert check.passed == passed
     assert check.words.startswith(words)
+
+
+def test_labels_of_an_hour_are_compared_with_those_of_the_week_before(
+    tmp_path: Path, finished: tuple[Job, Partition, Report]
+) -> None:
+    job = make_job(tmp_path, source={"uri": "x", "partition_every": "hour"})
+    for hour in ("2026-11-20-04", "2026-11-13-05"):  # the hour before, and the first of the week before
+        write_answers(job, hour, "topics", labels(0, 60))
+    for hour in ("2026-11-13-04", "2026-11-20-06"):  # longer ago, and later
+        write_answers(job, hour, "topics", labels(1000, 0))
+    write_answers(job, "2026-11-20-05", "topics", labels(150, 50))
+    check = check_task("label_shift", job, job.partition("2026-11-20-05"), finished[2], "topics")
+    assert check.words.startswith("75.0% of the rows have another label")
+    write_answers(job, "2026-11-20-05", "topics", labels(9, 9))
+    check = check_task("label_shift", job, job.partition("2026-11-20-05"), finished[2], "topics")
+    assert check.words == "fewer than 100 labels in this hour or the 7 days before it"
 
 
 def estimate(report: Report, usd: float) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from servers.hook import Hook
 from typer.testing import CliRunner
 
 from docmill.pipelines.cli import app
@@ -111,3 +112,11 @@ def finished_job(write_job: WriteJob, cli: Cli) -> Path:
     result = cli("run", path, "--partition", DAY)
     assert result.exit_code == 0, result.output
     return path
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    """What `on_failure: {url: "${TICKETS_HOOK}"}` of a job posts to."""
+    with Hook() as server:
+        monkeypatch.setenv("TICKETS_HOOK", server.url)
+        yield server

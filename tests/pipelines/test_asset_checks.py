@@ -56,6 +56,7 @@ def test_every_run_evaluates_all_checks(write_job: WriteJob) -> None:
         ("translations", "failed_share"),
         ("translations", "truncated_share"),
         ("translations", "empty_share"),
+        ("translations", "other_language_share"),
         ("topics", "counts_balance"),
         ("topics", "failed_share"),
         ("topics", "label_shift"),

@@ -89,6 +89,13 @@ def test_a_job_is_documents_then_tasks_then_report(workspace: Workspace) -> None
     assert graph.observable_asset_keys == {AssetKey(["tickets", "documents"])}
 
 
+def test_all_of_it_belongs_to_the_jobs_owners(write_job: WriteJob) -> None:
+    owners = ["team:search", "someone@example.com"]
+    assets = job_assets(load_job(str(write_job(owners=owners))))
+    owned = {spec.key.path[-1]: spec.owners for each in assets for spec in each.specs}
+    assert owned == dict.fromkeys(["documents", "translations", "topics", "report"], owners)
+
+
 def test_everything_is_answered_in_one_step(workspace: Workspace) -> None:
     result = workspace.run()
     assert result.success
@@ -164,6 +171,13 @@ def test_an_asset_shows_counts_tokens_places_schema_and_a_preview(workspace: Wor
     assert list(columns) == workspace.answers("topics").drop("dt").columns
     assert columns["label"].description == "The most probable label."
     assert columns["language"].description == "Copied from the document."
+    lineage = shown["dagster/column_lineage"].deps_by_column
+    documents = AssetKey(["tickets", "documents"])
+    assert {name: [(dep.asset_key, dep.column_name) for dep in deps] for name, deps in lineage.items()} == {
+        "doc_id": [(documents, "doc_id")],
+        "language": [(documents, "language")],
+        **{name: [(documents, "text")] for name in ("label", "score", "label_scores")},
+    }
     preview = shown["preview"].splitlines()
     assert preview[0] == "| doc_id | text | topics |"
     assert len(preview) == 2 + 5

@@ -96,4 +96,4 @@ def test_a_job_without_days_is_refused(write_job: WriteJob, cli: Any) -> None:
     path = write_job(source={"uri": "own", "partition_key": None})
     result = cli("backfill", path)
     assert result.exit_code == ExitCode.USAGE
-    assert "has no days (source.partition_key is null): use `docmill run`" in result.stderr
+    assert "is not partitioned (source.partition_key is null): use `docmill run`" in result.stderr

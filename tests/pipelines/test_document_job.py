@@ -100,15 +100,17 @@ def names(definitions: Definitions) -> list[set[str]]:
     ]
 
 
-def test_a_defs_yaml_becomes_what_the_job_file_does(write_job: WriteJob, defs: Defs) -> None:
-    path = write_job(schedule={"cron": "30 2 * * *"}, arrival={"look_back": 3})
+def test_a_defs_yaml_becomes_what_the_job_file_does(write_job: WriteJob, defs: Defs, hook: Any) -> None:
+    path = write_job(
+        schedule={"cron": "30 2 * * *"}, arrival={"look_back": 3}, on_failure={"url": "${TICKETS_HOOK}"}
+    )
     of_file = DocumentJob(load_job(str(path))).definitions()
     of_defs = defs.load(yaml.safe_load(path.read_text())).definitions()
     assert names(of_defs) == names(of_file)
     assets, checks, *started = names(of_defs)
     assert assets == {"tickets/documents", "tickets/translations", "tickets/topics", "tickets/report"}
     assert "tickets/topics label_shift" in checks
-    assert started == [{"tickets"}, {"tickets__schedule"}, {"tickets__arrivals"}]
+    assert started == [{"tickets"}, {"tickets__schedule"}, {"tickets__arrivals", "tickets__failures"}]
 
 
 def test_relative_paths_start_from_the_folder_of_the_defs_yaml(
@@ -195,6 +197,16 @@ def test_a_value_from_a_template_is_not_repeated(
     monkeypatch.setenv("TICKETS_DEVICE", "hunter2")
     problems = defs.problems(values(engine__device="{{ env.TICKETS_DEVICE }}"))
     assert problems == ["engine.device: expected 'auto', 'cpu' or 'cuda'"]
+
+
+def test_the_address_of_a_hook_comes_from_the_environment_either_way(
+    values: Callable[..., dict[str, Any]], defs: Defs, hook: Any
+) -> None:
+    job = defs.load(values(on_failure={"url": "{{ env.TICKETS_HOOK }}"})).job
+    assert job.on_failure is not None
+    assert job.on_failure.url.get_secret_value() == hook.url
+    problems = defs.problems(values(on_failure={"url": hook.url}))
+    assert problems[0].startswith("on_failure.url: whoever knows it may post there")
 
 
 def test_the_schema_has_every_key_of_a_job_and_fits_the_bundled_ones() -> None:

@@ -35,6 +35,10 @@ def problems(job: Path | str) -> list[str]:
         ({"tasks__topics__lables": []}, "tasks.topics.lables: there is no such key; did you mean 'labels'?"),
         ({"source__generate__day": 1}, "source.generate.day: there is no such key; did you mean 'days'?"),
         ({"engine__zzz": 1}, "engine.zzz: there is no such key; allowed: kind, device"),
+        (
+            {"owners": ["team:search", "bob"]},
+            "owners[1]: 'bob' is no owner; expected a team such as team:search",
+        ),
         # a key that is missing
         ({"output": None}, "output: is missing"),
         ({"tasks__topics__labels": None}, "tasks.topics.labels: is missing"),

@@ -31,6 +31,7 @@ WriteJob = Callable[..., Path]
 BERLIN = ZoneInfo("Europe/Berlin")
 WHOLE = {"source": {"uri": "whole", "partition_key": None}}
 NIGHTLY = {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}
+HOURLY = {"cron": "10 * * * *", "timezone": "Europe/Berlin"}
 
 
 @pytest.fixture
@@ -83,6 +84,16 @@ def test_before_the_first_day_is_over_a_tick_says_so(own_job: Callable[..., Job]
     skipped = tick(own_job(schedule=NIGHTLY), datetime(2026, 11, 18, 12, tzinfo=BERLIN))
     assert isinstance(skipped, SkipReason)
     assert skipped.skip_message == "no day of the source is over yet; the first is 2026-11-18"
+
+
+def test_a_tick_asks_for_the_last_hour_that_is_over_by_utc(own_job: Callable[..., Job]) -> None:
+    job = own_job(schedule=HOURLY, source__partition_every="hour")
+    request = tick(job, datetime(2026, 11, 20, 7, 10, tzinfo=BERLIN))
+    assert isinstance(request, RunRequest)
+    assert request.partition_key == "2026-11-20-05"
+    skipped = tick(job, datetime(2026, 11, 18, 1, 10, tzinfo=BERLIN))
+    assert isinstance(skipped, SkipReason)
+    assert skipped.skip_message == "no hour of the source is over yet; the first is 2026-11-18-00"
 
 
 def test_an_unpartitioned_job_is_started_whole(own_job: Callable[..., Job]) -> None:
@@ -169,6 +180,13 @@ def test_only_the_newest_days_that_are_over_are_watched(own_job: Callable[..., J
     assert [day for day, _ in Looks(job).look()] == ["2026-11-19", "2026-11-20"]
     write_shard(job, "2999-01-01")  # a day that is not over
     assert [day for day, _ in Looks(job).look()] == ["2026-11-20"]
+
+
+def test_hours_are_watched_once_they_are_over(own_job: Callable[..., Job]) -> None:
+    job = own_job(arrival={"settled_minutes": 0, "look_back": 3}, source__partition_every="hour")
+    for hour in ("2026-11-19-23", "2026-11-20-04", "2026-11-20-05", "2999-01-01-00"):
+        write_shard(job, hour)
+    assert [hour for hour, _ in Looks(job).look()] == ["2026-11-20-04", "2026-11-20-05"]
 
 
 def test_a_source_that_is_one_partition_is_watched_too(own_job: Callable[..., Job]) -> None:

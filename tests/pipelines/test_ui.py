@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import psutil
 import pytest
+from servers.hook import Hook
 
 from docmill.pipelines.backfill import look_at, open_instance
 from docmill.pipelines.exit_codes import ExitCode
@@ -114,14 +115,26 @@ class Ui:
             time.sleep(1)
         raise AssertionError(f"not finished: {runs}")
 
-    def runs_started_by(self, *tags: str) -> set[tuple[str, str, str]]:
+    def sensors_that_have_looked(self) -> set[str]:
+        """Those with a look that has ended, whatever it found."""
+        repository = self.repository()
+        query = """query($r: RepositorySelector!) {sensorsOrError(repositorySelector: $r) {
+            ... on Sensors {results {name sensorState {ticks(limit: 1, statuses: [SKIPPED, SUCCESS]) {id}}}}}}"""
+        selector = {
+            "repositoryName": repository["name"],
+            "repositoryLocationName": repository["location"]["name"],
+        }
+        found = self.ask(query, r=selector)["sensorsOrError"]["results"]
+        return {sensor["name"] for sensor in found if sensor["sensorState"]["ticks"]}
+
+    def runs_started_by(self, *tags: str, may_fail: Collection[str] = ()) -> set[tuple[str, str, str]]:
         """Job, starter and day of successful runs, when there is one with each of the tags."""
         found: set[tuple[str, str, str]] = set()
         for _ in range(240):
             runs = self.ask("{runsOrError {... on Runs {results {status jobName tags {key value}}}}}")[
                 "runsOrError"
             ]["results"]
-            assert not [run for run in runs if run["status"] == "FAILURE"]
+            assert not [run for run in runs if run["status"] == "FAILURE" and run["jobName"] not in may_fail]
             done = [
                 (run["jobName"], {tag["key"]: tag["value"] for tag in run["tags"]})
                 for run in runs
@@ -177,8 +190,9 @@ def test_the_daemon_starts_runs_by_the_clock_and_by_the_files(
     write_job: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    hook: Hook,
 ) -> None:
-    """Two jobs, on as soon as they are there: nobody switches anything on."""
+    """Jobs that are on as soon as they are there: nobody switches anything on. And the hook of one that fails."""
     path = write_job(schedule={"cron": "* * * * *"})
     write_job(
         "arriving",
@@ -188,13 +202,25 @@ def test_the_daemon_starts_runs_by_the_clock_and_by_the_files(
         source__generate__days=["2026-11-20"],
     )
     monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
+    write_job(
+        "failing",
+        name="failing",
+        source={"uri": "nothing", "start_date": "2026-11-01"},
+        on_failure={"url": "${TICKETS_HOOK}"},
+    )
     ui = start_ui()
-    started = ui.runs_started_by("dagster/schedule_name", "dagster/sensor_name")
+    wait_until(lambda: "failing__failures" in ui.sensors_that_have_looked())
+    ui.launch("failing", "2026-11-20")
+    started = ui.runs_started_by("dagster/schedule_name", "dagster/sensor_name", may_fail=["failing"])
     assert started == {
         ("tickets", "tickets__schedule", "2026-11-20"),
         ("arriving", "arriving__arrivals", "2026-11-20"),
     }
     assert (tmp_path / "jobs/others/topics/dt=2026-11-20").is_dir()
+    wait_until(lambda: bool(hook.messages))
+    [message] = hook.messages
+    assert (message["job"], message["partition"]) == ("failing", "2026-11-20")
+    assert "no *.parquet files below" in message["error"]
 
 
 @pytest.mark.slow
