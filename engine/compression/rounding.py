@@ -1,8 +1,8 @@
 """Weights and activations rounded to a format, and a model that computes as the quantised one will.
 
-Algorithms are ours, since llm-compressor's release that fits vLLM's compressed-tensors does not exist (it pins another);
-formulas of scale and zero point, rounding and packing are compressed-tensors' own. Activations are rounded as our
-kernels and vLLM's do it while the model runs.
+The algorithms are ours: llm-compressor, which has them too, pins another compressed-tensors than vLLM does. Formulas of
+scale and zero point, rounding and packing are compressed-tensors' own. Activations are rounded as our kernels and
+vLLM's do it while the model runs.
 """
 
 from __future__ import annotations

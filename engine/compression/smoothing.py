@@ -54,7 +54,9 @@ class Site:
         inputs, weights = self._shared(self.largest), self._shared(weights)
         exponents = alpha * inputs.log2() - (1 - alpha) * weights.log2()
         dead = (inputs == 0) | (weights == 0)
-        exponents -= exponents[~dead].mean() if bool((~dead).any()) else 0.0  # one factor for all changes nothing
+        exponents -= (
+            exponents[~dead].mean() if bool((~dead).any()) else 0.0
+        )  # one factor for all changes nothing
         return exponents.masked_fill(dead, 0.0).round().exp2()
 
     def scale(self, factors: Tensor) -> None:
@@ -78,7 +80,9 @@ class Site:
 
 
 @torch.no_grad()
-def smooth_for(model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]) -> float:
+def smooth_for(
+    model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]
+) -> float:
     """Smooth the model in place where activations will be 8-bit; returns the alpha, 0 where none helped.
 
     `precisions`: by group. Of each alpha the divergence of the quantised model is measured.
@@ -103,7 +107,9 @@ def smooth_for(model: PreTrainedModel, reference: Reference, precisions: Mapping
     return best
 
 
-def _sites(model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]) -> list[Site]:
+def _sites(
+    model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]
+) -> list[Site]:
     groups = layer_groups(name for name, _ in model.named_modules())
     wanted = {
         group: groups[group] for group, form in precisions.items() if form and quantises_activations(form)
