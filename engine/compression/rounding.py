@@ -107,15 +107,12 @@ class RoundedLinear(nn.Module):
         return (products if self.bias is None else products + self.bias).to(rows.dtype)
 
 
-def rounded_layers(
-    model: nn.Module, formats: Mapping[str, Format], *, importance: Mapping[str, Tensor] | None = None
-) -> dict[str, RoundedLinear]:
-    """Layers by their names, each in its format."""
+def rounded_layers(model: nn.Module, formats: Mapping[str, Format]) -> dict[str, RoundedLinear]:
+    """Layers by their names, each in its format, without regard to what comes into them."""
     found = {}
     for name, form in formats.items():
         layer: Any = model.get_submodule(name)
-        weights = round_weight(layer.weight, form, importance=(importance or {}).get(name))
-        found[name] = RoundedLinear(layer, form, weights)
+        found[name] = RoundedLinear(layer, form, round_weight(layer.weight, form))
     return found
 
 
