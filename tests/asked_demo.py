@@ -36,8 +36,8 @@ def demo_prompts(num_documents: int, *, seed: int, tasks: Sequence[str] = ("tran
         if len(token_ids) > MAX_DOCUMENT_TOKENS:
             continue
         for name in tasks:
-            for ask in next(kinds[name].ask([Chunk(text, token_ids)], prompts)):
-                found.append(list(prompts.render(ask.text, ask.token_ids, ask.instruction)))
+            (ask,) = next(kinds[name].ask([Chunk(text, token_ids)], prompts))
+            found.append(list(prompts.render(ask.text, ask.token_ids, ask.instruction)))
     return found
 
 

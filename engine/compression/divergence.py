@@ -33,7 +33,9 @@ class Reference:
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, sequences: Sequence[AskedSequence]):
         if not sequences:
-            raise ValueError("no sequences to measure on; expected some of the job's prompts with their answers")
+            raise ValueError(
+                "no sequences to measure on; expected some of the job's prompts with their answers"
+            )
         self.batches = list(batches(sequences))
         self._head = model.get_output_embeddings().weight.detach().clone()
         self._hidden = [final_hidden(model, batch)[batch.answer_mask] for batch in self.batches]

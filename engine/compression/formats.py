@@ -30,9 +30,17 @@ Format = Literal["int8", "fp8", "w4a16"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 UNQUANTISED_BITS = 16.0
-GROUP_SIZES = (128, 64, 32)  # of 4 bits; the first that divides the layer's inputs. Kernels take no smaller ones.
+GROUP_SIZES = (
+    128,
+    64,
+    32,
+)  # of 4 bits; the first that divides the layer's inputs. Kernels take no smaller ones.
 SCALE_BITS = {"int8": 32, "fp8": 32, "w4a16": 16 + 4}  # w4a16: with its zero point
-TILE = {"int8": 16, "fp8": 16, "w4a16": 32}  # inputs and outputs that vLLM's kernels take are multiples of this
+TILE = {
+    "int8": 16,
+    "fp8": 16,
+    "w4a16": 32,
+}  # inputs and outputs that vLLM's kernels take are multiples of this
 
 
 def quantises_activations(form: Format) -> bool:
@@ -66,19 +74,13 @@ def scheme_of(form: Format, num_inputs: int) -> QuantizationScheme:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     if form == "w4a16":
-        weights = QuantizationArgs(
-            num_bits=4, type="int", strategy="group", group_size=group_size(num_inputs), symmetric=False
-        )  # fmt: skip
+        size = group_size(num_inputs)
+        weights = QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=size, symmetric=False)
         return QuantizationScheme(targets=[], weights=weights, format=CompressionFormat.pack_quantized)
     number, stored = {
         "int8": ("int", CompressionFormat.int_quantized),
         "fp8": ("float", CompressionFormat.float_quantized),
     }[form]
-    return QuantizationScheme(
-        targets=[],
-        weights=QuantizationArgs(num_bits=8, type=number, strategy="channel", symmetric=True),
-        input_activations=QuantizationArgs(
-            num_bits=8, type=number, strategy="token", symmetric=True, dynamic=True
-        ),  # fmt: skip
-        format=stored,
-    )
+    weights = QuantizationArgs(num_bits=8, type=number, strategy="channel", symmetric=True)
+    activations = QuantizationArgs(num_bits=8, type=number, strategy="token", symmetric=True, dynamic=True)
+    return QuantizationScheme(targets=[], weights=weights, input_activations=activations, format=stored)

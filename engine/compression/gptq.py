@@ -34,18 +34,18 @@ def fitted_weights(
 
     Inputs are those of the unquantised model. Only those of one decoder layer are in memory at a time.
     """
-    groups = layer_groups(formats)
-    needed = {name for name, form in formats.items() if not quantises_activations(form)}
-    walk = Walk(model, read) if needed else None
+    fitted = [name for name, form in formats.items() if not quantises_activations(form)]
     found: dict[str, RoundedWeight] = {}
-    for prefix in walk.layer_names if walk else ():
-        inside = {group: names for group, names in groups.items() if group.startswith(f"{prefix}.")}
-        products = walk.products([names[0] for names in inside.values() if names[0] in needed])
-        for names in inside.values():
-            for name in names:
-                weight = model.get_submodule(name).weight
-                found[name] = fit_weight(weight, formats[name], products.get(names[0]))
-        walk.advance()
+    if fitted:
+        walk = Walk(model, read)
+        for prefix in walk.layer_names:
+            inside = layer_groups(name for name in fitted if name.startswith(f"{prefix}."))
+            products = walk.products([names[0] for names in inside.values()])
+            for names in inside.values():
+                for name in names:
+                    weight = model.get_submodule(name).weight
+                    found[name] = fit_weight(weight, formats[name], products[names[0]])
+            walk.advance()
     others = formats.keys() - found.keys()
     return found | {name: round_weight(model.get_submodule(name).weight, formats[name]) for name in others}
 

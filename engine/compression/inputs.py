@@ -26,7 +26,9 @@ def largest_inputs(model: PreTrainedModel, names: Sequence[str], read: Sequence[
         largest = rows.abs().amax(0)
         found[name] = torch.maximum(found[name], largest) if name in found else largest
 
-    _note_while(model, names, note, ((batch, lambda batch=batch: final_hidden(model, batch)) for batch in read))
+    _note_while(
+        model, names, note, ((batch, lambda batch=batch: final_hidden(model, batch)) for batch in read)
+    )
     return found
 
 

@@ -1,9 +1,9 @@
 """Which precision each group of layers gets: the smallest model whose divergence stays under a budget.
 
 Divergences of single groups are added up, as if errors did not meet; the sum is what is minimised, and the whole
-model is measured afterwards (`quantise` says so). A choice of one format for each group under one budget is the multiple-
-choice knapsack. It is solved by dynamic programming over the choices that no other is both smaller and nearer than
-(Nemhauser and Ullmann 1969); these choices are also the curve of size against divergence.
+model is measured afterwards (`quantise` says so). A choice of one format for each group under one budget is the
+multiple-choice knapsack. It is solved by dynamic programming over the choices that no other is both smaller and nearer
+than (Nemhauser and Ullmann 1969); these choices are also the curve of size against divergence.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def choose(
 
     Raises ValueError where no choice is small enough.
     """
-    if (max_divergence is None) == (max_bits is None):
-        raise ValueError("expected one of `max_divergence` and `max_bits`, not both and not none")
     front = _Front(sensitivity, formats)
-    if max_divergence is not None:
+    if max_divergence is not None and max_bits is None:
         if max_divergence < 0:
             raise ValueError(f"`max_divergence` is {max_divergence}; expected 0 or more, in nats a token")
         return front.precisions(int(np.argmax(front.divergences <= max_divergence)))
+    if max_bits is None or max_divergence is not None:
+        raise ValueError("expected one of `max_divergence` and `max_bits`, not both and not none")
     fitting = np.flatnonzero(front.bits <= max_bits)
     if not len(fitting):
         raise ValueError(
@@ -64,7 +64,8 @@ def curve(sensitivity: Sensitivity, formats: Sequence[Format], *, max_points: in
     front = _Front(sensitivity, formats)
     chosen = np.unique(np.linspace(0, len(front.bits) - 1, max_points).round().astype(int))
     return [
-        Point(float(front.bits[row]), float(front.divergences[row]), front.precisions(int(row))) for row in chosen
+        Point(float(front.bits[row]), float(front.divergences[row]), front.precisions(int(row)))
+        for row in chosen
     ]
 
 
@@ -91,7 +92,9 @@ class _Front:
         num_weights = sum(group.num_weights for group in groups.values())
         self._names = list(groups)
         self._options: list[list[Format | None]] = []
-        self._steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # of each choice: its parent, its option
+        self._steps: list[
+            tuple[NDArray[np.int64], NDArray[np.int64]]
+        ] = []  # of each choice: its parent, its option
         sizes, divergences = np.zeros(1), np.zeros(1)
         for group in groups.values():
             options: list[Format | None] = [None, *(form for form in formats if form in group.divergence)]
@@ -105,7 +108,9 @@ class _Front:
             )
             all_sizes = (sizes[:, None] + added[:, 0]).ravel()
             all_divergences = (divergences[:, None] + added[:, 1]).ravel()
-            kept = _undominated(all_sizes, all_divergences, resolution=num_weights * UNQUANTISED_BITS / MAX_FRONT)
+            kept = _undominated(
+                all_sizes, all_divergences, resolution=num_weights * UNQUANTISED_BITS / MAX_FRONT
+            )
             sizes, divergences = all_sizes[kept], all_divergences[kept]
             self._options.append(options)
             self._steps.append((kept // len(options), kept % len(options)))

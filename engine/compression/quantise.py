@@ -59,7 +59,9 @@ def quantise(
     layers = linear_layers(model)
     groups = layer_groups(layers)
     precisions = {group: precisions.get(group) for group in groups} | dict(precisions)
-    formats = _formats(precisions, groups, {name: tuple(layer.weight.shape) for name, layer in layers.items()})
+    formats = _formats(
+        precisions, groups, {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    )
     tell("reading the sequences", 0.0)
     reference = Reference(model, sequences)
     alpha = None
@@ -74,7 +76,12 @@ def quantise(
         divergence = reference.divergence(model)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     bits = sum(
-        size * (bits_per_weight(form, layers[name].in_features) if (form := formats.get(name)) else UNQUANTISED_BITS)
+        size
+        * (
+            bits_per_weight(form, layers[name].in_features)
+            if (form := formats.get(name))
+            else UNQUANTISED_BITS
+        )
         for name, size in sizes.items()
     ) / sum(sizes.values())
     tell("writing", 0.9)

@@ -1,8 +1,8 @@
 """Weights and activations rounded to a format, and a model that computes as the quantised one will.
 
-Algorithms are ours, since llm-compressor's release that fits vLLM's compressed-tensors does not exist (it pins another);
-formulas of scale and zero point, rounding and packing are compressed-tensors' own. Activations are rounded as our
-kernels and vLLM's do it while the model runs.
+The algorithms are ours: llm-compressor, which has them too, pins another compressed-tensors than vLLM does. Formulas of
+scale and zero point, rounding and packing are compressed-tensors' own. Activations are rounded as our kernels and
+vLLM's do it while the model runs.
 """
 
 from __future__ import annotations
@@ -107,15 +107,12 @@ class RoundedLinear(nn.Module):
         return (products if self.bias is None else products + self.bias).to(rows.dtype)
 
 
-def rounded_layers(
-    model: nn.Module, formats: Mapping[str, Format], *, importance: Mapping[str, Tensor] | None = None
-) -> dict[str, RoundedLinear]:
-    """Layers by their names, each in its format."""
+def rounded_layers(model: nn.Module, formats: Mapping[str, Format]) -> dict[str, RoundedLinear]:
+    """Layers by their names, each in its format, without regard to what comes into them."""
     found = {}
     for name, form in formats.items():
         layer: Any = model.get_submodule(name)
-        weights = round_weight(layer.weight, form, importance=(importance or {}).get(name))
-        found[name] = RoundedLinear(layer, form, weights)
+        found[name] = RoundedLinear(layer, form, round_weight(layer.weight, form))
     return found
 
 

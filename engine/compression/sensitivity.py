@@ -80,7 +80,11 @@ def measure_sensitivity(
         for group, names in groups.items()
     }
     if smooth:
-        smooth_for(model, reference, {group: forms[0] if forms else None for group, forms in able.items()})
+        eight_bits = {
+            group: next((form for form in forms if quantises_activations(form)), None)
+            for group, forms in able.items()
+        }
+        smooth_for(model, reference, eight_bits)
     found: dict[str, dict[Format, float]] = {group: {} for group in groups}
     with torch.no_grad():
         walk = Walk(model, reference.batches)

@@ -12,7 +12,7 @@ Here each s is a power of two, so that the smoothed model is the same function t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,8 @@ from docmill.engine.compression.rounding import replaced, rounded_layers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# How much of the outliers is moved; the best on the sequences is taken. 0 moves none.
-ALPHAS = (0.0, 0.35, 0.5, 0.65, 0.8)
+# How much of the outliers is moved; the best on the sequences is taken, or none.
+ALPHAS = (0.35, 0.5, 0.65, 0.8)
 BEFORE = {
     "self_attn.qkv_proj": "input_layernorm",
     "self_attn.o_proj": "self_attn.v_proj",
@@ -54,7 +54,9 @@ class Site:
         inputs, weights = self._shared(self.largest), self._shared(weights)
         exponents = alpha * inputs.log2() - (1 - alpha) * weights.log2()
         dead = (inputs == 0) | (weights == 0)
-        exponents -= exponents[~dead].mean() if bool((~dead).any()) else 0.0  # one factor for all changes nothing
+        exponents -= (
+            exponents[~dead].mean() if bool((~dead).any()) else 0.0
+        )  # one factor for all changes nothing
         return exponents.masked_fill(dead, 0.0).round().exp2()
 
     def scale(self, factors: Tensor) -> None:
@@ -78,32 +80,49 @@ class Site:
 
 
 @torch.no_grad()
-def smooth_for(model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]) -> float:
+def smooth_for(
+    model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]
+) -> float:
     """Smooth the model in place where activations will be 8-bit; returns the alpha, 0 where none helped.
 
-    `precisions`: by group. Of each alpha the divergence of the quantised model is measured.
+    `precisions`: by group. Of each alpha the divergence of the model is measured with these groups in 8 bits.
     """
     sites = _sites(model, reference, precisions)
     if not sites:
         return 0.0
     names = layer_groups(name for name, _ in model.named_modules())
-    formats = {name: form for group, form in precisions.items() if form for name in names[group]}
-    factors = {alpha: [site.factors(alpha) for site in sites] for alpha in ALPHAS if alpha}
-    found = {}
-    for alpha in ALPHAS:
-        for site, own in zip(sites, factors.get(alpha, ()), strict=bool(alpha)):
-            site.scale(own)
+    # Without what stays in 16-bit activations: its errors are not smoothing's, and would drown the difference.
+    formats = {
+        name: form
+        for group, form in precisions.items()
+        if form and quantises_activations(form)
+        for name in names[group]
+    }
+
+    def measured() -> float:
         with replaced(model, rounded_layers(model, formats)):
-            found[alpha] = reference.divergence(model)
-        for site, own in zip(sites, factors.get(alpha, ()), strict=bool(alpha)):
-            site.scale(own.reciprocal())
-    best = min(ALPHAS, key=lambda alpha: found[alpha])
-    for site, own in zip(sites, factors.get(best, ()), strict=bool(best)):
-        site.scale(own)
+            return reference.divergence(model)
+
+    factors = {alpha: [site.factors(alpha) for site in sites] for alpha in ALPHAS}
+    found = {0.0: measured()}
+    for alpha, own in factors.items():
+        _scale(sites, own)
+        found[alpha] = measured()
+        _scale(sites, [one.reciprocal() for one in own])
+    best = min(found, key=lambda alpha: found[alpha])
+    if best:
+        _scale(sites, factors[best])
     return best
 
 
-def _sites(model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]) -> list[Site]:
+def _scale(sites: Sequence[Site], factors: Sequence[Tensor]) -> None:
+    for site, own in zip(sites, factors, strict=True):
+        site.scale(own)
+
+
+def _sites(
+    model: PreTrainedModel, reference: Reference, precisions: Mapping[str, Format | None]
+) -> list[Site]:
     groups = layer_groups(name for name, _ in model.named_modules())
     wanted = {
         group: groups[group] for group, form in precisions.items() if form and quantises_activations(form)

@@ -30,7 +30,9 @@ class Walk:
         self.layer_names = [names[layer] for layer in model.base_model.layers]
         self._position = 0
         self._hidden: list[Tensor] = []
-        self._arguments: list[list[dict[str, Any]]] = []  # of each batch, of each layer: masks, position embeddings
+        self._arguments: list[
+            list[dict[str, Any]]
+        ] = []  # of each batch, of each layer: masks, position embeddings
         for batch in read:
             hidden, arguments = _calls(model, batch)
             self._hidden.append(hidden)
