@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from servers.postgres_server import PostgresServer
 from servers.process import ServerProcess
 from servers.s3_server import S3Server, free_port
