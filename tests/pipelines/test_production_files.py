@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import click
 import kubernetes_validate
 import pytest
 import typer
@@ -24,6 +23,7 @@ import yaml
 from dagster._cli import create_dagster_cli
 from dagster._daemon.cli import create_dagster_daemon_cli
 from dagster_webserver.cli import create_dagster_webserver_cli
+from ray._private.utils import get_dashboard_dependency_error
 
 from docmill.engine.pool.config import PoolConfig
 from docmill.pipelines.cli import app
@@ -38,7 +38,7 @@ PROGRAMS = Path(sys.executable).parent
 VERSIONS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements/gpu.txt").read_text(), re.MULTILINE))
 # Of what follows the program's name these only read: nothing is run.
-COMMANDS: dict[str, click.Command] = {
+COMMANDS: dict[str, Any] = {  # of click, and of the one in typer
     "docmill": typer.main.get_command(app),
     "dagster": create_dagster_cli(),
     "dagster-daemon": create_dagster_daemon_cli(),
@@ -144,13 +144,12 @@ def test_the_notes_commands_exist_with_their_options(command: str) -> None:
 
 def accepts(words: list[str]) -> None:
     """Raises what the program would say about words that it does not know."""
-    command, arguments = COMMANDS[words[0]], words[1:]
-    with click.Context(command) as context:
-        while isinstance(command, click.Group):
-            _, found, arguments = command.resolve_command(context, arguments)
-            assert found is not None, words
-            command = found
-        command.make_context(words[-1], arguments, parent=context)
+    command, arguments, context = COMMANDS[words[0]], words[1:], None
+    while True:
+        context = command.make_context(words[0], arguments, parent=context)
+        if not hasattr(command, "resolve_command"):
+            return
+        _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
 
 
 def test_the_containers_commands_exist_with_their_options() -> None:
@@ -194,6 +193,7 @@ def test_the_ray_job_has_a_gpu_for_each_worker_of_the_pool_that_its_comment_asks
     assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
     cluster = RAY_JOB["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == LOCK["ray"]
+    assert get_dashboard_dependency_error() is None, "KubeRay's probes and jobs ask Ray's dashboard"
     [written] = re.findall(r"`pool: (\{.*?\})`", (PRODUCTION / "kubernetes-ray.yaml").read_text())
     pool = PoolConfig.model_validate(yaml.safe_load(written))
     [group] = cluster["workerGroupSpecs"]
