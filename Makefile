@@ -68,7 +68,7 @@ lint: $(READY) build/typing/docmill  ## ruff, mypy and the import contracts
 # uv only resolves, in an environment of its own: it does not look where pip finds a CPU build of torch.
 UV_PIP_COMPILE := build/uv/bin/uv pip compile --quiet --python-platform x86_64-unknown-linux-gnu --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_ARGS)
-UV_COMPILE := $(UV_PIP_COMPILE) pyproject.toml --override requirements/overrides.txt --extra dev --extra ray
+UV_COMPILE := $(UV_PIP_COMPILE) pyproject.toml --override requirements/overrides.txt --extra dev --extra ray --extra production
 
 lock:  ## resolve requirements/*.txt anew (LOCK_ARGS=--upgrade for the newest versions)
 	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip -qq --disable-pip-version-check install uv; }

@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# Debian's packages that the tests of S3 and of web pages need: installed where they are missing and the user may
+# Debian's packages that the tests of S3, PostgreSQL and web pages need: installed where they are missing and the user may
 # install them. Never an error: a test that lacks one says so, as a skip or, in CI, as a failure.
 set -u
 
-declare -A package_of=([radosgw]=radosgw [ceph-mon]=ceph-mon [ceph-osd]=ceph-osd [ceph]=ceph-common [chromium]=chromium)
+declare -A package_of=(
+  [radosgw]=radosgw [ceph-mon]=ceph-mon [ceph-osd]=ceph-osd [ceph]=ceph-common [chromium]=chromium [initdb]=postgresql
+)
+for folder in /usr/lib/postgresql/*/bin; do
+  PATH+=:$folder # where Debian puts a server's own programs
+done
 missing=()
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")

@@ -24,8 +24,16 @@ def _die_with_the_starter() -> None:
 class ServerProcess:
     """One long-running program. Start it from a thread that lives as long as it should (pytest's main thread)."""
 
-    def __init__(self, *command: str, log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *command: str,
+        log: Path,
+        env: dict[str, str] | None = None,
+        user: str | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
         self.log = log
+        self._stop_signal = stop_signal
         self._name = command[0].rsplit("/", 1)[-1]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -34,6 +42,9 @@ class ServerProcess:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(env or {})},
+                user=user,  # before preexec_fn, whose request a change of the user would undo
+                group=user,
+                extra_groups=None if user is None else [],
                 preexec_fn=_die_with_the_starter,
             )
 
@@ -74,9 +85,9 @@ class ServerProcess:
         self._process.wait()
 
     def stop(self, *, timeout_seconds: float = 5) -> None:
-        """SIGTERM, then kill -9 for one that takes longer. May be called again."""
+        """SIGTERM or `stop_signal`, then kill -9 for one that takes longer. May be called again."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self._stop_signal)
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
