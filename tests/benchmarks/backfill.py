@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,8 @@ from typing import Any
 import polars as pl
 import psutil
 import yaml
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 from measuring import DEMO_TASKS, parser, spread, write_result
 
 from docmill.data.demo.days import write_demo_days
@@ -158,7 +159,10 @@ def run_backfill(path: Path, days: list[str], start_ui: Callable[[], Ui]) -> dic
                     return look_at(instance, backfill_id, len(days))
 
                 half = len(days) // 2
-                wait_until(lambda: state().succeeded >= half and state().running, 180 + 120 * half)
+                started_runs = RunsFilter(statuses=[DagsterRunStatus.STARTED])
+                wait_until(
+                    lambda: state().succeeded >= half and instance.get_runs(started_runs), 180 + 120 * half
+                )
                 at_kill, killed = state(), time.time()
                 ui.kill_daemon()
                 start_ui()
@@ -186,11 +190,8 @@ def run_backfill(path: Path, days: list[str], start_ui: Callable[[], Ui]) -> dic
     }
 
 
-def runs_by_day(instance: Any, backfill_id: str) -> dict[str, list[dict[str, Any]]]:
+def runs_by_day(instance: DagsterInstance, backfill_id: str) -> dict[str, list[dict[str, Any]]]:
     """Of each day its runs, in their order: how each ended, and when it was launched and was over."""
-    from dagster import RunsFilter
-    from dagster._core.storage.tags import BACKFILL_ID_TAG
-
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in reversed(instance.get_runs(RunsFilter(tags={BACKFILL_ID_TAG: backfill_id}))):
         stats = instance.get_run_stats(run.run_id)
@@ -315,12 +316,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="docmill-backfill-") as name:
         figures, report = measure(Path(name), arguments)
     a_day = figures["wall_seconds"] / figures["days"]
-    disturbed = [day for day in figures["each_day"] if day["redone_tokens"]]
     write_result(
         "backfill",
         {"wall_seconds_a_day": round(a_day, 2), **figures},
-        ratio=a_day / statistics.median([figures["seconds_of_docmill_run"]["median"]]),
-        met=len(disturbed) <= PARALLEL and figures["killed"]["days_done"] < figures["days"],
+        ratio=a_day / figures["seconds_of_docmill_run"]["median"],
+        met=figures["killed"]["days_done"] < figures["days"],  # all else is asserted
         out=arguments.out,
         device=report.machine.device,
         engine_versions=report.versions,
