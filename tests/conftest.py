@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 HAS_GPU = Path("/dev/nvidiactl").exists()
 # Begun first, so that no process of the suite is left alone with one of them at the end.
-LONG_MODULES = ("faults/test_kills.py", "pipelines/test_ui.py")
+LONG_MODULES = (
+    "faults/test_kills.py",
+    "pipelines/test_ui_places.py",
+    "pipelines/test_ui_killed.py",
+    "pipelines/test_ui_in_browser.py",
+    "pipelines/test_ui.py",
+)
 
 
 def pytest_configure() -> None:

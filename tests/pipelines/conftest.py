@@ -1,16 +1,19 @@
-"""What the tests of `pipelines/` share: job files with the fake engine, and the command line."""
+"""What the tests of `pipelines/` share: job files with the fake engine, the command line, and `docmill ui`."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from docmill_ui import DocmillUi
+from readme import Shell
 from servers.hook import Hook
 from typer.testing import CliRunner
 
@@ -120,3 +123,20 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     with Hook() as server:
         monkeypatch.setenv("TICKETS_HOOK", server.url)
         yield server
+
+
+@pytest.fixture
+def start_ui(tmp_path: Path) -> Iterator[Callable[..., DocmillUi]]:
+    """Starts `docmill ui`, or by another command, and waits until it says where it answers."""
+    started: list[DocmillUi] = []
+
+    def start(command: str = "docmill ui", shell: Shell | None = None) -> DocmillUi:
+        number = len(started)
+        shell = shell or Shell(tmp_path, tmp_path / f"programs-{number}")
+        started.append(DocmillUi(shell, command, tmp_path / f"ui-{number}.txt"))
+        return started[-1]
+
+    yield start
+    for ui in started:
+        if ui.process.poll() is None:
+            ui.send(signal.SIGTERM)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ from dagster import AssetKey, DagsterInvalidDefinitionError, Definitions
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 from jsonschema import Draft202012Validator
+from readme import ROOT, Shell, told, told_block
 
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
@@ -26,7 +23,6 @@ from docmill.pipelines.document_job import DocumentJob
 from docmill.pipelines.job_attributes import JobAttributes
 from docmill.pipelines.job_files import BUNDLED_FOLDER, load_job
 
-ROOT = Path(__file__).parents[2]
 TYPE = "docmill.pipelines.document_job.DocumentJob"
 DAY = "2026-11-20"
 
@@ -143,14 +139,8 @@ def test_both_ways_of_naming_a_variable_work(
 
 
 def test_the_readmes_file_loads(defs: Defs, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = re.search(
-        r"tests/pipelines/test_document_job\.py -->\n```yaml\n(.*?)```",
-        (ROOT / "README.md").read_text(),
-        re.DOTALL,
-    )
-    assert found, "the README's file is gone"
     monkeypatch.setenv("MY_BUCKET", "tickets")
-    job = defs.load(found[1]).job
+    job = defs.load(told_block("yaml", "document_job.DocumentJob")).job
     assert (job.source.uri, job.output.uri) == ("s3://tickets/messages", "s3://tickets/answers")
 
 
@@ -255,53 +245,40 @@ class Project:
                 """)
         )
         self.defs_yaml = package / "defs" / "my_job" / "defs.yaml"
-
-    def dg(self, *arguments: str, exit_code: int = 0) -> str:
-        """What the command printed."""
-        result = dg(*arguments, cwd=self.folder, home=self.folder, PYTHONPATH=str(self.folder / "src"))
-        assert result.returncode == exit_code, result.stdout
-        return result.stdout
+        self.run = dg_shell(folder, PYTHONPATH=str(folder / "src")).run
 
 
-def dg(*arguments: str, cwd: Path, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The environment's own `dg`, with Dagster's state below `home`."""
-    dagster_home = home / "dagster_home"
-    dagster_home.mkdir(exist_ok=True)
-    (dagster_home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    return subprocess.run(
-        [Path(sys.executable).with_name("dg"), *arguments],
-        cwd=cwd,
-        env=os.environ | environment | {"DAGSTER_HOME": str(dagster_home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
+def dg_shell(folder: Path, state: Path | None = None, **variables: str) -> Shell:
+    """With Dagster's own files below `state`, or else the folder."""
+    home = (state or folder) / "dagster_home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    return Shell(folder, home / "programs", DAGSTER_HOME=str(home), **variables)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_scaffolded_job_runs_in_a_foreign_project(tmp_path: Path) -> None:
     project = Project(tmp_path / "foreign")
-    project.dg("scaffold", "defs", "DocumentJob", "my_job")
+    project.run(told("dg scaffold defs DocumentJob my_job"))
     written = project.defs_yaml.read_text()
     # The test has no 20 seconds for the real engine; nothing else is changed.
     project.defs_yaml.write_text(written + "  engine: {kind: fake}\n")
 
-    assert "All definitions loaded successfully" in project.dg("check", "defs")
-    listed = json.loads(project.dg("list", "defs", "--json"))
-    assert {asset["asset_key"] for asset in listed["assets"]} == {
+    printed = project.run(told("dg check defs && dg launch --job my_job --partition 2026-11-20"), timeout=200)
+    assert "All definitions loaded successfully" in printed
+    listed = project.run("dg list defs --json 2> /dev/null")
+    assert {asset["asset_key"] for asset in json.loads(listed)["assets"]} == {
         f"my_job/{name}" for name in ("documents", "translations", "topics", "report")
     }
 
-    project.dg("launch", "--job", "my_job", "--partition", DAY)
     answers = project.folder / "data" / "my_job" / "answers"
     rows = pq.read_table(answers / "translations" / f"dt={DAY}").to_pylist()
     assert len(rows) == 40
     assert {row["status"] for row in rows} == {"ok"}
 
     project.defs_yaml.write_text(written.replace("  source:", "  sorce:"))
-    printed = project.dg("check", "defs", exit_code=1)
+    printed = project.run("dg check defs", exit_code=1)
     assert "source: is missing" in printed
     assert "sorce: there is no such key; did you mean 'source'?" in printed
 
@@ -309,16 +286,15 @@ def test_a_scaffolded_job_runs_in_a_foreign_project(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dg_shows_what_the_keys_are_for(tmp_path: Path) -> None:
     project = Project(tmp_path / "foreign")
-    assert TYPE in project.dg("list", "components", "--json")
-    shown = project.dg("utils", "inspect-component", TYPE)
+    assert TYPE in project.run("dg list components --json")
+    shown = project.run(told("dg utils inspect-component docmill.pipelines.document_job.DocumentJob"))
     assert "Asks a language model about every document of a source" in shown
     assert "Columns copied to every output row." in shown
 
 
 @pytest.mark.slow
 def test_dg_accepts_docmills_own_project(tmp_path: Path) -> None:
-    result = dg("check", "defs", cwd=ROOT, home=tmp_path)
-    assert "All definitions loaded successfully" in result.stdout, result.stdout
+    assert "All definitions loaded successfully" in dg_shell(ROOT, tmp_path).run("dg check defs")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from readme import told_block
 from similar_texts import Writer
 
 from docmill.data.schemas import NEAR_DUPLICATE_OF
@@ -18,7 +19,6 @@ from docmill.ops.report import Report
 from docmill.pipelines import asset_metadata, catalogue
 from docmill.pipelines.job_files import load_job
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 DAY = "2026-11-20"
 
 WriteJob = Callable[..., Path]
@@ -103,8 +103,7 @@ def test_where_nothing_is_alike_it_says_so_and_by_default_nothing(write_job: Wri
 
 
 def test_the_readmes_line_fits_into_any_job_and_off_needs_no_quotes(write_job: WriteJob) -> None:
-    line = re.search(r"tests/pipelines/test_near_duplicates\.py -->\n```yaml\n(.*?)```", README, re.DOTALL)
-    assert line, "the README's line is gone"
-    assert load_job(str(write_job(**yaml.safe_load(line[1])))).reuse.near_duplicates == "report"
+    values = yaml.safe_load(told_block("yaml", "reuse: {near_duplicates"))
+    assert load_job(str(write_job(**values))).reuse.near_duplicates == "report"
     text = write_job().read_text() + "reuse: {near_duplicates: off}\n"
     assert load_job(str(write_job(text=text))).reuse.near_duplicates == "off"
