@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance, Definitions
-from typer.testing import CliRunner
+from readme import Shell, told, told_block
 
 from docmill.data import storage
 from docmill.data.demo import LABELS
@@ -23,7 +23,6 @@ from docmill.ops.errors import NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.sources import ensure_source
 from docmill.pipelines.assets import job_assets, job_run
-from docmill.pipelines.cli import app
 from docmill.pipelines.job_files import load_job
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,7 +34,7 @@ REFERENCES = {"translations": "reference_translation", "topics": "reference_labe
 @pytest.fixture(scope="module")
 def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nightly")
-    job = {
+    job: dict[str, Any] = {
         "name": "nightly",
         "source": {
             "uri": "documents",
@@ -43,7 +42,6 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "generate": {"kind": "demo", "days": list(NIGHTS), "documents_per_day": 130, "seed": 77},
         },
         "output": {"uri": "answers"},
-        "model": {"compress": {"recipe": "auto", "max_drop": 0.08, "sample": 130, "references": REFERENCES}},
         "engine": {"kv_cache_gib": 0.25},
         "tasks": {
             "translations": {"kind": "translate"},
@@ -51,6 +49,9 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "chunking": {"max_tokens": 128},
     }
+    job |= yaml.safe_load(told_block("yaml", "compress:"))
+    # Fewer documents than a user takes, and so a wider bound.
+    job["model"]["compress"] |= {"max_drop": 0.08, "sample": 130, "references": REFERENCES}
     (folder / "nightly.yaml").write_text(yaml.safe_dump(job))
     return folder / "nightly.yaml"
 
@@ -127,15 +128,16 @@ def test_the_page_shows_what_it_lost_and_the_precision_of_each_layer(
 
 
 def test_the_command_finds_it_made_and_says_what_it_is(
-    nights: dict[str, dict[str, Any]], job_file: Path
+    nights: dict[str, dict[str, Any]], job_file: Path, tmp_path: Path
 ) -> None:
     assert nights
-    command = ["compress", str(job_file), "--partition", NIGHTS[0]]
-    shown = CliRunner().invoke(app, command)
-    assert shown.exit_code == 0, shown.output
+    user = Shell(job_file.parent, tmp_path / "programs")
+    (job_file.parent / "my-job.yaml").write_text(job_file.read_text())
+    command = told("docmill compress my-job.yaml --partition 2026-11-20")
+    shown = user.run(command)
     for words in ("reused     made on", "translations", "size       0.", nights[NIGHTS[0]]["checkpoint"]):
-        assert words in shown.output.replace("\n", "")
-    printed = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+        assert words in shown
+    printed = json.loads(user.run(f"{command} --json"))
     assert printed["made"] is False
     assert printed["size_ratio"] == pytest.approx(nights[NIGHTS[0]]["size_ratio"], abs=1e-3)
 
