@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from asked_demo import DEMO, asked_demo
 
-from docmill.engine.compression.checkpoint import linear_layers, load_model
-from docmill.engine.compression.divergence import Reference, final_hidden
+from docmill.engine.compression.checkpoint import ARCHITECTURES, linear_layers, load_model
+from docmill.engine.compression.divergence import Reference, final_hidden, kl_sum
 from docmill.engine.compression.formats import FORMATS
+from docmill.engine.compression.gptq import fitted_weights
 from docmill.engine.compression.layer_groups import layer_groups
 from docmill.engine.compression.precision import foretell
 from docmill.engine.compression.quantise import quantise
+from docmill.engine.compression.rounding import RoundedLinear, replaced
 from docmill.engine.compression.sensitivity import Sensitivity, measure_sensitivity
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.engine.compression.smoothing import smooth_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOUD = "model.layers.1.mlp.gate_up_proj"
 
@@ -74,45 +79,45 @@ def test_a_layer_made_sensitive_comes_first_and_smoothing_repairs_it(
     assert loud.groups[LOUD].num_weights == 2 * 192 * 512
 
 
-def test_one_walk_through_the_layers_measures_what_whole_models_would(
-    sequences: list[AskedSequence], sensitivity: Sensitivity
-) -> None:
-    from docmill.engine.compression.gptq import fitted_weights
-    from docmill.engine.compression.rounding import RoundedLinear, replaced
-
-    model = load_model(DEMO)
-    reference = Reference(model, sequences)
-    assert reference.divergence(model) == 0
-    for group in ("model.layers.0.self_attn.qkv_proj", "model.layers.2.mlp.down_proj"):
-        names = sensitivity.groups[group].layers
-        weights = fitted_weights(model, reference.batches, dict.fromkeys(names, "w4a16"))
-        rounded = {
-            name: RoundedLinear(model.get_submodule(name), "w4a16", weight)
-            for name, weight in weights.items()
-        }
-        with replaced(model, rounded):
-            expected = reference.divergence(model)
-        assert sensitivity.groups[group].divergence["w4a16"] == pytest.approx(expected, rel=1e-3)
-        assert reference.divergence(model) == 0, "its own layers are back"
+def test_tiny_divergences_are_seen_and_large_ones_are_right() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(20, 4096).double() * 6
+    for change in (1e-4, 1e-2, 1.0, 40.0):
+        changed = logits + change * torch.randn_like(logits)
+        rows = [values.log_softmax(-1) for values in (logits, changed)]
+        expected = float(torch.nn.functional.kl_div(rows[1], rows[0], reduction="sum", log_target=True))
+        found = float(kl_sum(*(values.float().log_softmax(-1) for values in (logits, changed))))
+        assert found == pytest.approx(expected, rel=0.02), change
 
 
-def random_model(repeats: int) -> Any:
-    """Two layers with biases; `repeats` query heads read one head of v, and some channels of all inputs are loud."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def small_model(architecture: str, repeats: int) -> PreTrainedModel:
+    """Two layers, with biases where there can be; `repeats` query heads read one head of v, and some channels are loud.
+
+    Mistral looks back only 8 tokens.
+    """
+    import transformers
 
     torch.manual_seed(repeats)
-    config = Qwen2Config(
+    kind = architecture.removesuffix("ForCausalLM")
+    own = {
+        "Llama": {"attention_bias": True, "mlp_bias": True},
+        "Mistral": {"sliding_window": 8},
+        "Qwen3": {"head_dim": 32},
+    }
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=96,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4 // repeats,
+        **own.get(kind, {}),
     )
-    model = Qwen2ForCausalLM(config).eval()
+    model: PreTrainedModel = getattr(transformers, architecture)(config).eval()
+    for layer in linear_layers(model).values():
+        if layer.bias is not None:
+            torch.nn.init.normal_(layer.bias, std=0.1)
     for layer in model.model.layers:
-        for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-            torch.nn.init.normal_(linear.bias, std=0.1)
         layer.input_layernorm.weight.data[5] *= 60
         layer.post_attention_layernorm.weight.data[9] *= 60
         layer.self_attn.v_proj.weight.data[3] *= 60
@@ -120,23 +125,49 @@ def random_model(repeats: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("repeats", [1, 2, 4])
-def test_smoothing_keeps_the_function_to_the_last_bit(repeats: int) -> None:
-    model = random_model(repeats)
+@pytest.fixture
+def random_sequences() -> list[AskedSequence]:
     generator = torch.Generator().manual_seed(0)
-    sequences = [
-        AskedSequence(tuple(torch.randint(96, (24,), generator=generator).tolist()), 4) for _ in range(6)
-    ]
-    reference = Reference(model, sequences)
+    lengths = [24, 20, 24, 9, 24, 13]
+    return [AskedSequence(tuple(torch.randint(96, (n,), generator=generator).tolist()), 4) for n in lengths]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_walk_through_the_layers_measures_what_whole_models_would(
+    architecture: str, random_sequences: list[AskedSequence], tmp_path: Path
+) -> None:
+    model = small_model(architecture, repeats=2)
+    model.save_pretrained(tmp_path)
+    sensitivity = measure_sensitivity(tmp_path, random_sequences, ["int8", "w4a16"])
+    reference = Reference(model, random_sequences)
+    assert reference.divergence(model) == 0
+    assert len(sensitivity.groups) == 8
+    for group in sensitivity.groups.values():
+        for form, measured in group.divergence.items():
+            weights = fitted_weights(model, reference.batches, dict.fromkeys(group.layers, form))
+            rounded = {
+                name: RoundedLinear(model.get_submodule(name), form, weight)
+                for name, weight in weights.items()
+            }
+            with replaced(model, rounded):
+                assert measured == pytest.approx(reference.divergence(model), rel=1e-3, abs=1e-9)
+            assert measured > 0
+    assert reference.divergence(model) == 0, "its own layers are back"
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_smoothing_keeps_the_function_to_the_last_bit(
+    architecture: str, repeats: int, random_sequences: list[AskedSequence]
+) -> None:
+    model = small_model(architecture, repeats)
+    reference = Reference(model, random_sequences)
     before = [final_hidden(model, batch) for batch in reference.batches]
     weights = {name: layer.weight.clone() for name, layer in linear_layers(model).items()}
-    groups = layer_groups(weights)
-    alpha = smooth_for(model, reference, dict.fromkeys(groups, "int8"))
+    alpha = smooth_for(model, reference, dict.fromkeys(layer_groups(weights), "int8"))
     assert alpha > 0
-    changed = {
-        name for name, layer in linear_layers(model).items() if not torch.equal(layer.weight, weights[name])
-    }
-    assert changed == set(weights)
+    for name, layer in linear_layers(model).items():
+        assert not torch.equal(layer.weight, weights[name]), name
     for batch, hidden in zip(reference.batches, before, strict=True):
         assert torch.equal(final_hidden(model, batch), hidden)
 
