@@ -2,6 +2,8 @@
 
     sequences.py    what is measured on: a job's prompts with the model's own answers
     checkpoint.py   opening a Hugging Face checkpoint with torch, and writing one that unmodified vLLM loads
+    prune.py        narrower FFNs, fewer heads, fewer layers: `narrow.py`, `surgeon.py` says what costs least, `heal.py`
+    trim.py         without the tokens that a job does not need: `vocabulary.py` is the tokenizer's part
 
 Everything here goes from one folder to another and knows neither jobs nor stores; `ops` chooses the documents, judges
 the result by the job's own tasks, and publishes it.

@@ -80,7 +80,9 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
     spec, num_rows = read_tokenizer(folder), _num_rows(folder)
     old_ids = tuple(sorted(set(keep)))
     _check_exist(old_ids, num_rows)
-    missing = with_derivations(spec, {*old_ids, *indispensable(spec), *_named_in_settings(folder)}) - set(old_ids)
+    missing = with_derivations(spec, {*old_ids, *indispensable(spec), *_named_in_settings(folder)}) - set(
+        old_ids
+    )
     if missing:
         texts = {number: text for text, number in token_ids(spec).items()}
         some = ", ".join(repr(texts.get(one, one)) for one in sorted(missing)[:5])
@@ -94,7 +96,9 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
     _write_settings(folder, out, new_ids)
     _write_json(out / "tokenizer.json", trimmed(spec, new_ids))
     _write_json(out / MAP_FILE, {"source_rows": num_rows, "old_ids": old_ids})
-    before, after = _write_weights(folder, out, old_ids, num_rows, tell=lambda done: tell("writing the weights", done))
+    before, after = _write_weights(
+        folder, out, old_ids, num_rows, tell=lambda done: tell("writing the weights", done)
+    )
     return Trimmed(num_rows, len(old_ids), before, after, old_ids)
 
 
@@ -146,7 +150,8 @@ def _write_weights(
                 for key in filter(_has_a_row_each, list(tensors)):
                     if len(tensors[key]) != num_rows:
                         raise ModelError(
-                            str(folder), f"{key} has {len(tensors[key])} rows, and config.json says {num_rows}"
+                            str(folder),
+                            f"{key} has {len(tensors[key])} rows, and config.json says {num_rows}",
                         )
                     before += tensors[key].nbytes
                     tensors[key] = tensors[key][rows]
@@ -189,7 +194,9 @@ def _named_in_settings(folder: Path) -> set[int]:
         if path.is_file():
             for key, value in _read_json(path).items():
                 if _ID_KEY.search(key):
-                    found.update(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
+                    found.update(
+                        one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)
+                    )
     return {one for one in found if 0 <= one < num_rows}
 
 
@@ -198,7 +205,11 @@ def _renumbered(settings: dict[str, Any], new_ids: Mapping[int, int]) -> dict[st
     out = dict(settings)
     for key, value in settings.items():
         if _ID_KEY.search(key):
-            out[key] = [new_ids.get(one, one) for one in value] if isinstance(value, list) else new_ids.get(value, value)
+            out[key] = (
+                [new_ids.get(one, one) for one in value]
+                if isinstance(value, list)
+                else new_ids.get(value, value)
+            )
         elif key in _ID_LISTS and isinstance(value, list):
             out[key] = [new_ids[one] for one in value if one in new_ids]
         elif key == "bad_words_ids" and isinstance(value, list):

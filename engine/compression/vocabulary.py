@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from docmill.engine.errors import ModelError
 
 Spec = dict[str, Any]  # a tokenizer.json
-BLANK = "\u2581"  # how a blank is written where bytes are the exception; decoders look for it, not for its bytes
+BLANK = (
+    "\u2581"  # how a blank is written where bytes are the exception; decoders look for it, not for its bytes
+)
 
 
 def read_tokenizer(folder: Path) -> Spec:
@@ -37,7 +40,9 @@ def read_tokenizer(folder: Path) -> Spec:
     odd = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
     if odd:
         raise ModelError(str(folder), f"trimming does not know a BPE tokenizer with {', '.join(odd)}")
-    if not _is_over_bytes(spec) and not (model.get("byte_fallback") and _fallback_bytes() <= model["vocab"].keys()):
+    if not _is_over_bytes(spec) and not (
+        model.get("byte_fallback") and _fallback_bytes() <= model["vocab"].keys()
+    ):
         raise ModelError(
             str(folder), "its tokenizer knows characters, and not the single bytes for all others: a text that needs a "
             "token that is gone could not be encoded"
@@ -53,7 +58,11 @@ def token_ids(spec: Spec) -> dict[str, int]:
 def indispensable(spec: Spec) -> set[int]:
     """Ids without which some text could not be encoded, or a prompt not be framed: bytes and added tokens."""
     vocabulary = spec["model"]["vocab"]
-    pieces = {*(_byte_letters() if _is_over_bytes(spec) else _fallback_bytes()), BLANK, spec["model"].get("unk_token")}
+    pieces = {
+        *(_byte_letters() if _is_over_bytes(spec) else _fallback_bytes()),
+        BLANK,
+        spec["model"].get("unk_token"),
+    }
     ids = {vocabulary[piece] for piece in pieces if piece in vocabulary}
     return ids | {token["id"] for token in spec["added_tokens"]}
 
@@ -105,8 +114,8 @@ def _derivation(text: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
     pieces = list(text)
     seen = set(pieces)
     while len(pieces) > 1:
-        pairs = zip(pieces, pieces[1:], strict=False)
-        rank, at = min((ranks.get(pair, len(ranks)), place) for place, pair in enumerate(pairs))
+        ranked = enumerate(pairwise(pieces))
+        rank, at = min((ranks.get(pair, len(ranks)), place) for place, pair in ranked)
         if rank == len(ranks):
             return set()
         pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]

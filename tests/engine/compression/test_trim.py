@@ -139,13 +139,17 @@ def test_150_000_rows_go_without_taking_gigabytes_and_every_setting_follows(
 def trimmed_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, ...]]:
     """For documents in German alone, so that a good part can go."""
     out = tmp_path_factory.mktemp("trimmed") / "model"
-    german = [document.text for document in demo_documents(seed=31, num_documents=30) if document.language == "de"]
+    german = [
+        document.text for document in demo_documents(seed=31, num_documents=30) if document.language == "de"
+    ]
     return out, trim(DEMO, out, needed(DEMO, german), tell=ignore).old_ids
 
 
 def test_logits_of_kept_tokens_are_equal_to_the_bit(trimmed_demo: tuple[Path, tuple[int, ...]]) -> None:
     out, old_ids = trimmed_demo
-    [german] = {document.text for document in demo_documents(seed=31, num_documents=2) if document.language == "de"}
+    [german] = {
+        document.text for document in demo_documents(seed=31, num_documents=2) if document.language == "de"
+    }
     assert_equal_logits(DEMO, out, old_ids, ModelTokenizer(ModelConfig()).encode_data([german])[0])
 
 
@@ -154,7 +158,11 @@ def test_growth_is_zero_for_texts_of_kept_tokens_and_told_for_others(
 ) -> None:
     out, _ = trimmed_demo
     german, chinese = (
-        [document.text for document in demo_documents(seed=31, num_documents=30) if document.language == language]
+        [
+            document.text
+            for document in demo_documents(seed=31, num_documents=30)
+            if document.language == language
+        ]
         for language in ("de", "zh")
     )
     assert all(count.before == count.after > 0 for count in growth(DEMO, out, iter(german)))

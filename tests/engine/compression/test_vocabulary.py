@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from docmill.data.demo import demo_documents
 from docmill.engine.compression.vocabulary import indispensable, read_tokenizer, trimmed, with_derivations
@@ -21,7 +31,8 @@ from docmill.engine.model_files import resolve_model
 DEMO = Path(resolve_model(ModelConfig()))
 DOCUMENTS = [document.text for document in demo_documents(seed=31, num_documents=60)]
 QWEN_PIECES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -63,7 +74,9 @@ def llama_2_style() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=first, show_progress=False, max_token_length=12)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=first, show_progress=False, max_token_length=12
+    )
     tokenizer.train_from_iterator([word for text in DOCUMENTS for word in text.split()], trainer)
     spec = json.loads(tokenizer.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["content"].startswith("<0x")]
@@ -126,7 +139,9 @@ def test_a_derivation_is_kept_and_nothing_that_is_not_needed(style: str) -> None
         left = closed - {extra}
         smaller = trimmed(spec, {old: new for new, old in enumerate(sorted(left))})
         # By merges alone, as inside a longer word.
-        model = Tokenizer.from_str(json.dumps(smaller | {"model": smaller["model"] | {"ignore_merges": False}})).model
+        model = Tokenizer.from_str(
+            json.dumps(smaller | {"model": smaller["model"] | {"ignore_merges": False}})
+        ).model
         assert any(len(model.tokenize(texts[one])) > 1 for one in asked if one in texts), texts[extra]
 
 
