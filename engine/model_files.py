@@ -6,6 +6,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -51,11 +52,24 @@ def context_of(config: ModelConfig) -> int:
 
 def is_quantised(model: str) -> bool:
     """Whether the checkpoint says so of itself. One that is not in a folder here may be."""
+    return not (Path(model) / "config.json").is_file() or _quantization(model) is not None
+
+
+def has_packed_weights(model: str) -> bool:
+    """Whether the checkpoint has layers of 4-bit weights in compressed-tensors' packing. False where it is not here."""
+    config = _quantization(model) or {}
+    groups = config.get("config_groups", {}).values()
+    parts = [config, *(group for group in groups if isinstance(group, dict))]
+    return any(part.get("format") == "pack-quantized" for part in parts)
+
+
+def _quantization(model: str) -> dict[str, Any] | None:
     path = Path(model) / "config.json"
-    if not path.is_file():
-        return True
-    settings = json.loads(path.read_text())
-    return "quantization_config" in settings or "quantization_config" in settings.get("text_config", {})
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    config: dict[str, Any] | None = settings.get(
+        "quantization_config", settings.get("text_config", {}).get("quantization_config")
+    )
+    return config
 
 
 def fingerprint(model: str, revision: str | None) -> str:

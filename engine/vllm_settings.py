@@ -14,6 +14,7 @@ from docmill.engine import vllm_plugin
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.errors import EngineConfigError
 from docmill.engine.kernel_choice import NO_KERNELS, KernelChoice
+from docmill.engine.model_files import has_packed_weights
 from docmill.engine.quiet import quiet_libraries
 
 # Binding starves the threads that read and tokenise.
@@ -111,7 +112,10 @@ def engine_args(
     device: str,
     kernels: KernelChoice = NO_KERNELS,
 ) -> dict[str, Any]:
-    """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch."""
+    """Keyword arguments for vLLM's EngineArgs. `source` is the model's folder, or its name for vLLM to fetch.
+
+    Raises `EngineConfigError` where the settings do not go with the checkpoint.
+    """
     args: dict[str, Any] = {
         "model": source,
         "revision": model.revision,
@@ -129,7 +133,7 @@ def engine_args(
     }
     if device == "cpu":
         args |= {
-            "dtype": "float32" if config.dtype == "auto" else config.dtype,
+            "dtype": _cpu_dtype(config, source),
             "enforce_eager": True,
             "block_size": CPU_BLOCK_TOKENS,
             "kv_cache_memory_bytes": int((config.kv_cache_gib or CPU_KV_CACHE_GIB) * 2**30),
@@ -147,3 +151,16 @@ def engine_args(
         ours = {KERNELS_IN_CONFIG: {"ops": kernels.ops, "implementation": kernels.implementation}}
         args["additional_config"] = args.get("additional_config", {}) | ours
     return args
+
+
+def _cpu_dtype(config: EngineConfig, source: str) -> str:
+    """float32 for speed; but vLLM's CPU kernel for packed 4-bit weights (`cpu_gemm_wna16`) has none for it."""
+    packed = has_packed_weights(source)
+    if config.dtype == "auto":
+        return "bfloat16" if packed else "float32"
+    if config.dtype == "float32" and packed:
+        raise EngineConfigError(
+            "`engine.dtype: float32`, but the checkpoint has 4-bit weights, which vLLM multiplies in 16 bits alone "
+            "on a CPU. Leave `dtype` away, or say bfloat16"
+        )
+    return config.dtype

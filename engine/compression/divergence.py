@@ -1,0 +1,69 @@
+"""How far a changed model's next token is from the source's: mean KL divergence at the answers' positions.
+
+    KL(source || changed) = sum over tokens t of  p(t) * (log p(t) - log q(t)),  in nats, mean over positions
+
+Zero where both say the same. It sees a change of the distribution long before an answer changes, so that a few dozen
+sequences tell layers apart which no count of right answers could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from docmill.engine.compression.sequences import AskedSequence, Batch, batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HEAD_ROWS = 512  # positions whose whole vocabulary is in memory at once
+
+
+class Reference:
+    """What the source model says of the sequences, and the distance of others from it.
+
+    It keeps the final hidden states at the answers' positions, [positions, hidden], from which the head makes the
+    distributions anew: these would take a hundred times the memory.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, sequences: Sequence[AskedSequence]):
+        if not sequences:
+            raise ValueError(
+                "no sequences to measure on; expected some of the job's prompts with their answers"
+            )
+        self.batches = list(batches(sequences))
+        self._head = model.get_output_embeddings().weight.detach().clone()
+        self._hidden = [final_hidden(model, batch)[batch.answer_mask] for batch in self.batches]
+        self.num_tokens = sum(len(hidden) for hidden in self._hidden)
+
+    @torch.no_grad()
+    def divergence(self, model: PreTrainedModel) -> float:
+        """Of a model with the source's vocabulary, a mean over all answer tokens."""
+        head = model.get_output_embeddings().weight
+        total = 0.0
+        for number, batch in enumerate(self.batches):
+            total += self.batch_divergence(number, final_hidden(model, batch)[batch.answer_mask], head)
+        return total / self.num_tokens
+
+    def batch_divergence(self, number: int, hidden: Tensor, head: Tensor) -> float:
+        """Sum over one batch's answer tokens. `hidden`: [positions, hidden], behind the last norm."""
+        total = 0.0
+        for start in range(0, len(hidden), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            expected = F.linear(self._hidden[number][rows], self._head).float().log_softmax(-1)
+            found = F.linear(hidden[rows], head).float().log_softmax(-1)
+            total += float(F.kl_div(found, expected, reduction="sum", log_target=True))
+        return max(total, 0.0)  # below it only by rounding
+
+
+def final_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """[sequences, tokens, hidden], behind the last norm."""
+    inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
+    on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    hidden: Tensor = model.base_model(**on_device, use_cache=False).last_hidden_state
+    return hidden
