@@ -6,6 +6,8 @@
     formats.py      8 and 4 bits: which there are, and what a weight of each costs
     sensitivity.py  how much the precision of each group of layers matters; precision.py chooses it from that
     quantise.py     a checkpoint in the chosen precisions; smoothing.py, gptq.py and rounding.py are its means
+    prune.py        narrower FFNs, fewer heads, fewer layers: `narrow.py`, `surgeon.py` says what costs least, `heal.py`
+    trim.py         without the tokens that a job does not need: `vocabulary.py` is the tokenizer's part
 
 Everything here goes from one folder to another and knows neither jobs nor stores; `ops` chooses the documents, judges
 the result by the job's own tasks, and publishes it.

@@ -82,11 +82,16 @@ def save_model(model: PreTrainedModel, source: Path, out: Path) -> None:
     """
     import torch
 
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} holds files already; a checkpoint is written into an empty folder")
+    check_empty(out)
     out.mkdir(parents=True, exist_ok=True)
     copy_companions(source, out)
     model.to(getattr(torch, stored_dtype(source))).save_pretrained(out)
+
+
+def check_empty(out: Path) -> None:
+    """Raises FileExistsError where a checkpoint cannot be written; ask before computing one for minutes."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} holds files already; a checkpoint is written into an empty folder")
 
 
 def copy_companions(source: Path, out: Path) -> None:

@@ -1,0 +1,133 @@
+"""A short distillation on the job's own sequences: a pruned model learns to answer as its source does.
+
+The loss is KL(source || pruned) of the next token, at the answers' positions (Hinton et al. 2015; after structured
+pruning Muralidharan et al. 2024, Minitron, arXiv 2407.14679). A tenth of the sequences is held out: the weights that
+are closest to the source there are kept, and learning ends when they have not come closer for a while. Embeddings and
+head stay as they are, so that words which the sample does not have keep what the model knew of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from docmill.engine.compression.divergence import Reference, final_hidden
+from docmill.engine.compression.sequences import AskedSequence, Batch, batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SEED = 7  # of the order of batches
+BLOCK = 8  # sequences; in order of their tokens, those about one document are neighbours and stay together
+WARM_UP = 0.05  # share of the steps
+# Adam moves each weight by about the rate, whatever the loss; near the source a divergence grows with the square of the
+# distance. So the rate is this, times the root of the divergence to begin with, through the width (Yang et al. 2022).
+RATE = 0.35
+MAX_RATE = 0.15  # through the width
+NUM_CHECKS = 8  # of the held-out sequences
+PATIENCE = 3  # checks without a better one, then it ends
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """What healing did. Divergences are nats a token, of the held-out sequences."""
+
+    divergence_before: float
+    divergence_after: float
+    num_steps: int
+    best_step: int  # whose weights were kept; 0: those from before
+    curve: tuple[tuple[int, float], ...]  # step and divergence of every check
+
+
+def held_out_tenth(
+    sequences: Sequence[AskedSequence],
+) -> tuple[list[AskedSequence], list[AskedSequence]]:
+    """Nine tenths to learn from and one to judge by, with all that is asked about a document in one of the two."""
+    ordered = sorted(sequences, key=lambda sequence: sequence.token_ids)
+    parts: tuple[list[AskedSequence], list[AskedSequence]] = ([], [])
+    for place, sequence in enumerate(ordered):
+        parts[place // BLOCK % 10 == 1].append(sequence)
+    return parts
+
+
+class Lessons:
+    """Sequences with what the source says of them. In memory: [answer tokens, hidden]."""
+
+    @torch.no_grad()
+    def __init__(self, source: PreTrainedModel, sequences: Sequence[AskedSequence]):
+        self._lessons = [
+            (batch, final_hidden(source, batch)[batch.answer_mask]) for batch in batches(sequences)
+        ]
+        self._head = source.get_output_embeddings().weight.detach()
+
+    def drawn(self, seed: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Without end, in another order each time round: a batch, and the source's log-probabilities."""
+        draw, lessons = Random(seed), list(self._lessons)
+        while True:
+            draw.shuffle(lessons)
+            for batch, hidden in lessons:
+                yield batch, F.linear(hidden, self._head).float().log_softmax(-1)
+
+
+def heal(
+    model: PreTrainedModel,
+    lessons: Lessons,
+    reference: Reference,
+    *,
+    num_steps: int,
+    tell: Callable[[float], None],
+) -> Healing:
+    """Teaches `model`, which is float32, in place. `reference`: the held-out sequences."""
+    weights = _to_learn(model)
+    curve = [(0, reference.divergence(model))]
+    rate = min(RATE * math.sqrt(curve[0][1]), MAX_RATE) / model.config.hidden_size
+    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    best_step, best = 0, [weight.detach().clone() for weight in weights]
+    for step, (batch, expected) in zip(range(1, num_steps + 1), lessons.drawn(SEED), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _schedule(step / num_steps)
+        found = model.get_output_embeddings()(final_hidden(model, batch)[batch.answer_mask])
+        loss = F.kl_div(found.float().log_softmax(-1), expected, reduction="batchmean", log_target=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tell(step / num_steps)
+        if step % max(1, num_steps // NUM_CHECKS) == 0 or step == num_steps:
+            curve.append((step, reference.divergence(model)))
+            if curve[-1][1] < min(found for _, found in curve[:-1]):
+                best_step, best = step, [weight.detach().clone() for weight in weights]
+            elif sum(at > best_step for at, _ in curve) >= PATIENCE:
+                break
+    with torch.no_grad():
+        for weight, kept in zip(weights, best, strict=True):
+            weight.copy_(kept)
+    return Healing(curve[0][1], min(found for _, found in curve), curve[-1][0], best_step, tuple(curve))
+
+
+def not_healed(model: PreTrainedModel, reference: Reference) -> Healing:
+    """The figures of a model that is left as it was pruned."""
+    found = reference.divergence(model)
+    return Healing(found, found, 0, 0, ((0, found),))
+
+
+def _to_learn(model: PreTrainedModel) -> list[nn.Parameter]:
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    for part in (model.base_model.layers, model.base_model.norm):
+        part.requires_grad_(True)
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def _schedule(progress: float) -> float:
+    """Share of the full rate: straight up while it warms up, then down along a cosine to a twentieth."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

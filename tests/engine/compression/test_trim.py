@@ -1,0 +1,201 @@
+"""Checkpoints without the tokens that a job does not need."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+from docmill.data.demo import demo_documents
+from docmill.engine.compression.checkpoint import load_model
+from docmill.engine.compression.trim import MAP_FILE, growth, needed_tokens, trim
+from docmill.engine.config import ModelConfig
+from docmill.engine.errors import ModelError
+from docmill.engine.model_files import resolve_model
+from docmill.engine.tokenizer import ModelTokenizer
+
+DEMO = Path(resolve_model(ModelConfig()))
+DOCUMENTS = [document.text for document in demo_documents(seed=31, num_documents=8)]
+
+
+def ignore(_what: str, _share: float) -> None:
+    pass
+
+
+def needed(folder: Path, texts: list[str]) -> set[int]:
+    tokenizer = ModelTokenizer(ModelConfig(source=str(folder)))
+    return needed_tokens(folder, Counter(one for ids in tokenizer.encode_data(texts) for one in ids))
+
+
+def assert_equal_logits(before: Path, after: Path, old_ids: tuple[int, ...], ids: list[int]) -> None:
+    """Of all tokens that stay, to the bit, after each of `ids`, old numbers."""
+    import torch
+
+    new_ids = {old: new for new, old in enumerate(old_ids)}
+    with torch.inference_mode():
+        found = load_model(after)(torch.tensor([[new_ids[one] for one in ids]])).logits[0]
+        expected = load_model(before)(torch.tensor([ids])).logits[0][:, list(old_ids)]
+    assert torch.equal(found, expected), f"at most {(found - expected).abs().max()} apart"
+
+
+def large_checkpoint(folder: Path, *, rows: int) -> None:
+    """Random weights, tiny layers, in two files; bytes, pairs and triples of them up to `rows`, less some padding."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    letters = sorted(ByteLevel.alphabet())
+    pairs = [(left, right) for left in letters for right in letters]
+    drawn = random.Random(5).sample(range(len(pairs) * len(letters)), rows - len(pairs) - 600)
+    triples = [("".join(pairs[one // len(letters)]), letters[one % len(letters)]) for one in drawn]
+    merges = [*pairs, *triples]
+    vocabulary = {piece: number for number, piece in enumerate([*letters, *map("".join, merges)])}
+    special = [len(vocabulary) + number for number in range(3)]
+    torch.manual_seed(5)
+    config = Qwen3Config(
+        vocab_size=rows, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, bos_token_id=special[0],
+        eos_token_id=special[1:], pad_token_id=special[0],
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.generation_config.update(suppress_tokens=[letters.index("a"), len(vocabulary) - 1])
+    model.save_pretrained(folder, max_shard_size="30MB")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    spec = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": {"type": "NFC"},
+        "pre_tokenizer": byte_level, "post_processor": byte_level, "decoder": byte_level,
+        "added_tokens": [
+            {"id": number, "content": f"<|special-{number}|>", "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False, "special": True}
+            for number in special
+        ],
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": {
+            str(token["id"]): {name: value for name, value in token.items() if name != "id"}
+            for token in spec["added_tokens"]
+        },
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had since `clear_refs` was told 5."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large") / "model"
+    large_checkpoint(folder, rows=150_000)
+    return folder
+
+
+def test_150_000_rows_go_without_taking_gigabytes_and_every_setting_follows(
+    large: Path, tmp_path: Path
+) -> None:
+    ids = Tokenizer.from_file(str(large / "tokenizer.json")).encode(" ".join(DOCUMENTS)).ids
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_bytes()
+    keep = needed_tokens(large, Counter(ids))
+    result = trim(large, tmp_path / "out", keep, tell=ignore)
+    assert peak_bytes() - before < 500e6
+    assert result.old_ids == tuple(sorted(keep))
+    assert (result.num_rows_before, result.num_rows_after) == (150_000, len(keep))
+    assert len(keep) < 10_000
+    per_row = 64 * 2 * 2  # of the embedding and the head, 16 bits
+    assert (result.num_bytes_before, result.num_bytes_after) == (150_000 * per_row, len(keep) * per_row)
+    new_ids = {old: new for new, old in enumerate(result.old_ids)}
+    for name in ("config.json", "generation_config.json"):
+        was, now = (json.loads((folder / name).read_text()) for folder in (large, tmp_path / "out"))
+        assert now["eos_token_id"] == [new_ids[one] for one in was["eos_token_id"]]
+        assert now["pad_token_id"] == new_ids[was["pad_token_id"]]
+        assert now["bos_token_id"] == new_ids[was["bos_token_id"]]
+    assert now["suppress_tokens"] == [new_ids[was["suppress_tokens"][0]]]  # the other one is gone
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    added = {one["id"] for one in tokenizer["added_tokens"]}
+    assert {int(one) for one in settings["added_tokens_decoder"]} == added
+    assert not (tmp_path / "out" / "vocab.json").exists()
+    assert json.loads((tmp_path / "out" / MAP_FILE).read_text())["old_ids"] == list(result.old_ids)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    weights = load_model(tmp_path / "out", dtype="bfloat16").parameters()
+    assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in weights)
+    assert_equal_logits(large, tmp_path / "out", result.old_ids, ids[:40])
+
+
+@pytest.fixture(scope="module")
+def trimmed_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, ...]]:
+    """For documents in German alone, so that a good part can go."""
+    out = tmp_path_factory.mktemp("trimmed") / "model"
+    german = [
+        document.text for document in demo_documents(seed=31, num_documents=30) if document.language == "de"
+    ]
+    return out, trim(DEMO, out, needed(DEMO, german), tell=ignore).old_ids
+
+
+def test_logits_of_kept_tokens_are_equal_to_the_bit(trimmed_demo: tuple[Path, tuple[int, ...]]) -> None:
+    out, old_ids = trimmed_demo
+    [german] = {
+        document.text for document in demo_documents(seed=31, num_documents=2) if document.language == "de"
+    }
+    assert_equal_logits(DEMO, out, old_ids, ModelTokenizer(ModelConfig()).encode_data([german])[0])
+
+
+def test_growth_is_zero_for_texts_of_kept_tokens_and_told_for_others(
+    trimmed_demo: tuple[Path, tuple[int, ...]],
+) -> None:
+    out, _ = trimmed_demo
+    german, chinese = (
+        [
+            document.text
+            for document in demo_documents(seed=31, num_documents=30)
+            if document.language == language
+        ]
+        for language in ("de", "zh")
+    )
+    assert all(count.before == count.after > 0 for count in growth(DEMO, out, iter(german)))
+    grown = list(growth(DEMO, out, chinese))
+    assert len(grown) == len(chinese)
+    assert sum(count.after for count in grown) > 1.5 * sum(count.before for count in grown)
+    before, after = (ModelTokenizer(ModelConfig(source=str(folder))) for folder in (DEMO, out))
+    assert [count.after for count in grown] == [len(ids) for ids in after.encode_data(chinese)]
+    assert after.decode(after.encode_data(chinese)[0]) == before.decode(before.encode_data(chinese)[0])
+
+
+def test_rare_tokens_can_be_left_out() -> None:
+    tokenizer = ModelTokenizer(ModelConfig())
+    counts = Counter(one for ids in tokenizer.encode_data(DOCUMENTS) for one in ids)
+    often = needed_tokens(DEMO, counts, min_count=3)
+    assert often < needed_tokens(DEMO, counts)
+    assert {one for one, count in counts.items() if count >= 3} <= often
+
+
+def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
+    keep = needed(DEMO, DOCUMENTS)
+    with pytest.raises(ValueError, match=r"lack 1 .* '<\|im_end\|>'"):
+        trim(DEMO, tmp_path / "out", keep - {2}, tell=ignore)
+    with pytest.raises(ValueError, match="not in the model's vocabulary of 4096, such as 4096"):
+        trim(DEMO, tmp_path / "out", {*keep, 4096}, tell=ignore)
+    with pytest.raises(ValueError, match="not in the model's vocabulary"):
+        needed_tokens(DEMO, {-1: 3})
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(FileExistsError, match="holds files already"):
+        trim(DEMO, tmp_path / "full", keep, tell=ignore)
+    shutil.copytree(DEMO, tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
+        trim(tmp_path / "other", tmp_path / "out", keep, tell=ignore)
