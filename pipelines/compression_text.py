@@ -47,9 +47,12 @@ def figure_lines(report: CompressionReport) -> list[str]:
     if left:
         more = f" and {len(left) - MOST_LAYERS_NAMED} more" if len(left) > MOST_LAYERS_NAMED else ""
         lines.append(f"unchanged  {', '.join(left[:MOST_LAYERS_NAMED])}{more}")
-    if report.longer_documents:
-        figures = ", ".join(f"{name} {value:,g}" for name, value in report.longer_documents.items())
-        lines.append(f"longer     {figures}")
+    unseen = trial.figures.get("unseen_share") if (trial := report.trial) else None
+    if unseen is not None:
+        lines.append(
+            f"unseen     {unseen:.2%} of the tokens of half the documents are not in the other half: on another day "
+            "about so many are spelled in smaller pieces, which makes prompts longer; `keep_texts` keeps more"
+        )
     lines.append(
         f"judged     on {report.held_out_documents:,} documents of {report.partition}, made on "
         f"{report.calibration_documents:,} others, in {duration(report.seconds)}"

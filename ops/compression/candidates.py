@@ -14,6 +14,7 @@ from pathlib import Path
 from docmill.engine.compression.config import CompressConfig, Recipe
 from docmill.engine.compression.formats import Format
 from docmill.engine.compression.sequences import AskedSequence
+from docmill.ops.compression.corpus_tokens import CorpusTokens
 from docmill.ops.compression.report import CurvePoint, LayerPrecision
 
 AUTO_FORMATS: dict[str, tuple[Format, ...]] = {"cpu": ("int8",), "cuda": ("fp8", "int8")}
@@ -35,7 +36,7 @@ class Material:
     config: CompressConfig
     device: str  # cpu or cuda
     sequences: list[AskedSequence]
-    token_counts: Callable[[], Mapping[int, int]]  # of the corpus; only trimming asks
+    corpus_tokens: Callable[[], CorpusTokens]  # only trimming asks
     tell: Tell
 
 
@@ -133,16 +134,41 @@ def _pruned(material: Material) -> Iterator[Candidate]:
         )
         folder = material.folder / f"pruned-{number}"
         made = prune(material.source, folder, settings, material.sequences, tell=material.tell)
-        parts = [f"{settings.ffn_share:.1%} of the feed-forward width"]
-        parts += [f"{settings.head_share:.1%} of the heads"] if settings.head_share else []
-        parts += [f"{settings.layers} layers"] if settings.layers else []
-        yield Candidate(f"without {', '.join(parts)}", folder, figures=made.figures)
+        before, after = made.size_before, made.size_after
+        parts = [
+            f"{what} {old:,} to {new:,}"
+            for what, old, new in (
+                ("feed-forward width", before.ffn_width, after.ffn_width),
+                ("groups of heads", before.num_kv_heads, after.num_kv_heads),
+                ("layers", before.num_layers, after.num_layers),
+            )
+            if old != new
+        ]
+        yield Candidate(
+            ", ".join(parts),
+            folder,
+            figures={
+                "weights_before": made.num_weights_before,
+                "weights_after": made.num_weights_after,
+                "divergence_before_healing": made.healing.divergence_before,
+                "divergence": made.healing.divergence_after,
+            },
+        )
 
 
 def _trimmed(material: Material) -> Iterator[Candidate]:
     from docmill.engine.compression.trim import needed_tokens, trim
 
-    folder = material.folder / "trimmed"
-    keep = needed_tokens(material.source, material.token_counts())
-    made = trim(material.source, folder, keep, tell=material.tell)
-    yield Candidate(f"{made.rows_after:,} of {made.rows_before:,} tokens", folder, figures=made.figures)
+    folder, corpus = material.folder / "trimmed", material.corpus_tokens()
+    made = trim(material.source, folder, needed_tokens(material.source, corpus.counts), tell=material.tell)
+    yield Candidate(
+        f"vocabulary {made.num_rows_before:,} to {made.num_rows_after:,} tokens",
+        folder,
+        figures={
+            "rows_before": made.num_rows_before,
+            "rows_after": made.num_rows_after,
+            "bytes_before": made.num_bytes_before,
+            "bytes_after": made.num_bytes_after,
+            "unseen_share": corpus.unseen_share,
+        },
+    )

@@ -29,13 +29,13 @@ from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
 from docmill.engine.pool.config import PoolConfig
 from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
-from docmill.ops.compression.corpus_tokens import token_counts
+from docmill.ops.compression.corpus_tokens import corpus_tokens
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
 from docmill.ops.compression.quality import Answered
 from docmill.ops.compression.report import CompressionReport, Side, Trial
 from docmill.ops.compression.runs import Runs, weight_bytes, with_source
-from docmill.ops.errors import NotWorthIt
+from docmill.ops.errors import JobError, NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.progress import OnProgress, ignore_progress
 from docmill.ops.report import now, this_machine
@@ -91,11 +91,16 @@ def compress_job(
             config=config,
             device="cpu" if first.machine.device == "cpu" else "cuda",
             sequences=recorded.sequences,
-            token_counts=lambda: token_counts(job, partition, recorded.sequences),
+            corpus_tokens=lambda: corpus_tokens(job, partition, recorded.sequences),
             tell=tell,
         )
         trials: list[Trial] = []
-        chosen, after = _first_that_holds(runs, config, make(material), right, trials)
+        try:
+            chosen, after = _first_that_holds(runs, config, make(material), right, trials)
+        except (
+            ValueError
+        ) as error:  # of a recipe: its settings do not fit this model, or the sample is too small
+            raise JobError(job.name, [f"model.compress: {error}"]) from error
         report = CompressionReport(
             job=job.name,
             partition=str(partition),

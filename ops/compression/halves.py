@@ -67,5 +67,10 @@ def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves
         ])  # fmt: skip
 
 
+def is_held_out(text: str) -> bool:
+    """Which half a text falls into."""
+    return bool(xxhash.xxh3_64_intdigest(text.encode(errors="replace")) & 1)
+
+
 def _is_in(half: int, text: str) -> bool:
-    return bool(text.strip()) and xxhash.xxh3_64_intdigest(text.encode(errors="replace")) & 1 == half
+    return bool(text.strip()) and is_held_out(text) == half

@@ -89,7 +89,6 @@ class CompressionReport(_Figures):
     curve: list[CurvePoint] = Field(default_factory=list)
     before: Side
     after: Side | None = None
-    longer_documents: dict[str, float] = Field(default_factory=dict)  # trim: how token counts grow
     machine: Machine
     versions: dict[str, str]
 

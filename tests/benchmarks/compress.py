@@ -91,7 +91,6 @@ def _in_short(report: CompressionReport) -> dict[str, Any]:
         ],
         "layers": [layer.model_dump() for layer in report.layers],
         "curve": [[round(point.bits_per_weight, 3), point.divergence] for point in report.curve],
-        "longer_documents": report.longer_documents,
         "seconds": round(report.seconds, 1),
     }
 

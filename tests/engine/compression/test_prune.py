@@ -128,7 +128,9 @@ def small_llama(folder: Path) -> tuple[LlamaForCausalLM, list[AskedSequence]]:
 def test_the_same_sequences_give_the_same_weights(tmp_path: Path) -> None:
     _, sequences = small_llama(tmp_path / "source")
     settings = PruneSettings(ffn_share=0.25, layers=1, heal_steps=5)
-    one, two = (prune(tmp_path / "source", tmp_path / name, settings, sequences, tell=ignore) for name in "ab")
+    one, two = (
+        prune(tmp_path / "source", tmp_path / name, settings, sequences, tell=ignore) for name in "ab"
+    )
     assert one == two
     weights = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
