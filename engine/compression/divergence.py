@@ -20,7 +20,7 @@ from docmill.engine.compression.sequences import AskedSequence, Batch, batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HEAD_ROWS = 512  # positions whose whole vocabulary is in memory at once
+HEAD_NUMBERS = 1 << 24  # log-probabilities that are in memory at once: 64 MiB, a few times over
 
 
 class Reference:
@@ -51,12 +51,16 @@ class Reference:
         return total / self.num_tokens
 
     def batch_divergence(self, number: int, hidden: Tensor, head: Tensor) -> float:
-        """Sum over one batch's answer tokens. `hidden`: [positions, hidden], behind the last norm."""
-        total = 0.0
-        for start in range(0, len(hidden), HEAD_ROWS):
-            rows = slice(start, start + HEAD_ROWS)
-            expected = F.linear(self._hidden[number][rows], self._head).float().log_softmax(-1)
-            found = F.linear(hidden[rows], head).float().log_softmax(-1)
+        """Sum over one batch's answer tokens. `hidden`: [positions, hidden], behind the last norm.
+
+        Logits are float32 whatever the model is: those of 16 bits are rounded by more than a good layer changes them.
+        """
+        total, step = 0.0, max(1, HEAD_NUMBERS // len(head))
+        own_head, head = self._head.float(), head.float()
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
+            expected = F.linear(self._hidden[number][rows].float(), own_head).log_softmax(-1)
+            found = F.linear(hidden[rows].float(), head).log_softmax(-1)
             total += float(kl_sum(expected, found))
         return total
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +13,9 @@ from docmill.engine.compression.formats import UNQUANTISED_BITS, Format, bits_pe
 from docmill.engine.compression.layer_groups import layer_groups
 from docmill.engine.compression.sensitivity import Tell
 from docmill.engine.compression.sequences import AskedSequence
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Quantised(BaseModel):
@@ -59,9 +63,7 @@ def quantise(
     layers = linear_layers(model)
     groups = layer_groups(layers)
     precisions = {group: precisions.get(group) for group in groups} | dict(precisions)
-    formats = _formats(
-        precisions, groups, {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-    )
+    formats = _formats(precisions, groups, layers)
     tell("reading the sequences", 0.0)
     reference = Reference(model, sequences)
     alpha = None
@@ -74,23 +76,13 @@ def quantise(
     rounded = {name: RoundedLinear(layers[name], form, weights[name]) for name, form in formats.items()}
     with replaced(model, rounded):
         divergence = reference.divergence(model)
-    sizes = {name: layer.weight.numel() for name, layer in layers.items()}
-    bits = sum(
-        size
-        * (
-            bits_per_weight(form, layers[name].in_features)
-            if (form := formats.get(name))
-            else UNQUANTISED_BITS
-        )
-        for name, size in sizes.items()
-    ) / sum(sizes.values())
     tell("writing", 0.9)
     save_quantised(model, folder, out, formats=formats, weights=weights)
     tell("quantised", 1.0)
     return Quantised(
         bytes_before=weight_bytes(folder),
         bytes_after=weight_bytes(out),
-        bits=bits,
+        bits=_mean_bits(layers, formats),
         precisions=precisions,
         alpha=alpha,
         divergence=divergence,
@@ -107,13 +99,24 @@ def weight_bytes(folder: Path) -> int:
 def _formats(
     precisions: Mapping[str, Format | None],
     groups: Mapping[str, tuple[str, ...]],
-    shapes: Mapping[str, tuple[int, int]],
+    layers: Mapping[str, nn.Linear],
 ) -> dict[str, Format]:
     """By layer; only those that are quantised."""
     if unknown := sorted(precisions.keys() - groups.keys()):
         raise ValueError(f"no such group of layers: {', '.join(unknown)}; expected e.g. {next(iter(groups))}")
     formats = {name: form for group, form in precisions.items() if form for name in groups[group]}
     for name, form in formats.items():
-        if not fits(form, *shapes[name]):
-            raise ValueError(f"{name} has {shapes[name]} weights, for which vLLM has no kernel in {form}")
+        shape = tuple(layers[name].weight.shape)
+        if not fits(form, *shape):
+            raise ValueError(f"{name} has {shape} weights, for which vLLM has no kernel in {form}")
     return formats
+
+
+def _mean_bits(layers: Mapping[str, nn.Linear], formats: Mapping[str, Format]) -> float:
+    total = num_weights = 0.0
+    for name, layer in layers.items():
+        form = formats.get(name)
+        bits = bits_per_weight(form, layer.in_features) if form else UNQUANTISED_BITS
+        total += bits * layer.weight.numel()
+        num_weights += layer.weight.numel()
+    return total / num_weights

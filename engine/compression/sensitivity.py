@@ -63,7 +63,8 @@ def measure_sensitivity(
 
     Weights and activations are rounded as at run time. `smooth`: of the model smoothed as `quantise` would, for
     8 bits in all groups. What lies before a group does not change, so it is computed once: the whole takes as long
-    as reading the sequences `groups * formats / 2` times. Raises `ModelError`.
+    as reading the sequences `groups * formats / 2` times. On a GPU the model computes in its own 16 bits, below whose
+    rounding all groups look alike. Raises `ModelError`.
     """
     import torch
 

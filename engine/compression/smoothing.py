@@ -53,11 +53,10 @@ class Site:
         weights = torch.stack([layer.weight.detach().float().abs().amax(0) for layer in self.layers]).amax(0)
         inputs, weights = self._shared(self.largest), self._shared(weights)
         exponents = alpha * inputs.log2() - (1 - alpha) * weights.log2()
-        dead = (inputs == 0) | (weights == 0)
-        exponents -= (
-            exponents[~dead].mean() if bool((~dead).any()) else 0.0
-        )  # one factor for all changes nothing
-        return exponents.masked_fill(dead, 0.0).round().exp2()
+        alive = (inputs > 0) & (weights > 0)
+        if bool(alive.any()):
+            exponents -= exponents[alive].mean()  # one factor for all channels would change nothing
+        return exponents.masked_fill(~alive, 0.0).round().exp2()
 
     def scale(self, factors: Tensor) -> None:
         """In place. The reciprocal factors undo it exactly."""
