@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ WARM_UP = 0.05  # share of the steps
 RATE = 0.35
 MAX_RATE = 0.15  # through the width
 NUM_CHECKS = 8  # of the held-out sequences
+LEARNING_BYTES = 16  # of a weight beside itself: its gradient, Adam's two moments, the best value so far
 PATIENCE = 3  # checks without a better one, then it ends
 
 
@@ -110,6 +112,20 @@ def heal(
         for weight, kept in zip(weights, best, strict=True):
             weight.copy_(kept)
     return Healing(curve[0][1], min(found for _, found in curve), curve[-1][0], best_step, tuple(curve))
+
+
+def check_room(model: PreTrainedModel) -> None:
+    """Raises ValueError where there is no memory to heal the model in; ask before it has been pruned for minutes."""
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = psutil.virtual_memory().available
+    needed = LEARNING_BYTES * sum(weight.numel() for weight in _to_learn(model))
+    if needed > free:
+        raise ValueError(
+            f"healing takes {needed / 2**30:.1f} GiB beside the model, and {free / 2**30:.1f} GiB are free: "
+            "set heal_steps to 0, or take a larger machine"
+        )
 
 
 def not_healed(model: PreTrainedModel, reference: Reference) -> Healing:

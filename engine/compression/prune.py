@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.engine.compression.checkpoint import check_empty, load_model, save_model
 from docmill.engine.compression.divergence import Reference
-from docmill.engine.compression.heal import Healing, Lessons, heal, held_out_tenth, not_healed
+from docmill.engine.compression.heal import Healing, Lessons, check_room, heal, held_out_tenth, not_healed
 from docmill.engine.compression.narrow import Size, drop_layers, influences, narrow, size_of
 from docmill.engine.compression.sequences import AskedSequence, batches
 
@@ -88,6 +88,8 @@ def prune(
     model = load_model(folder, dtype="float32" if settings.heal_steps else "auto")
     before, num_weights = size_of(model), model.num_parameters()
     after = _size_after(model, settings)
+    if settings.heal_steps:
+        check_room(model)
     learned, held_out = held_out_tenth(sequences)
     tell("reading the source's answers", 0.0)
     reference = Reference(model, held_out)

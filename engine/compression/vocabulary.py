@@ -7,7 +7,8 @@ BPE joins neighbours, the pair of the lowest rank first. A token that an encodin
 span alone, by the same joins as when its text is encoded by itself: no join ever crossed the span's ends. So a token
 that stays needs just the tokens of that one derivation. While these stay with their merges, ranks in the old order, and
 all that encoding joins is there, each step finds the same pair of the lowest rank as before; merges that are gone were
-never the lowest. Hence the promise: a text whose tokens all stay is cut as before, and any other one into more tokens.
+never the lowest. Hence the promise: a text whose tokens all stay is cut as before. Any other text can still be encoded,
+as a rule into more tokens.
 """
 
 from __future__ import annotations
@@ -125,10 +126,8 @@ def _derivation(text: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
 
 def _merges(spec: Spec) -> list[tuple[str, str]]:
     """In order of rank. Old files write a pair as one string with a blank in it."""
-    return [
-        tuple(merge.split(" ", 1)) if isinstance(merge, str) else (merge[0], merge[1])
-        for merge in spec["model"]["merges"]
-    ]
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in spec["model"]["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _is_over_bytes(spec: Spec) -> bool:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from docmill.data.demo import LABELS, demo_documents
+from docmill.engine.compression import heal
 from docmill.engine.compression.checkpoint import load_model
 from docmill.engine.compression.divergence import Reference, final_hidden
 from docmill.engine.compression.heal import held_out_tenth
@@ -39,7 +40,7 @@ def ignore(_what: str, _share: float) -> None:
 
 
 def asked(seed: int, num_documents: int) -> list[AskedSequence]:
-    """The demo job's three questions about documents of at most 400 characters, with the right answers."""
+    """The demo job's three questions about documents of at most 250 characters, with the right answers."""
     tokenizer = ModelTokenizer(ModelConfig())
     prompts = Prompts(tokenizer)
     questions = (
@@ -49,7 +50,7 @@ def asked(seed: int, num_documents: int) -> list[AskedSequence]:
     )  # fmt: skip
     found = []
     for document in demo_documents(seed=seed, num_documents=num_documents):
-        if len(document.text) > 400:
+        if len(document.text) > 250:
             continue
         ids = tokenizer.encode_data([document.text])[0]
         for instruction, reference in questions:
@@ -61,7 +62,7 @@ def asked(seed: int, num_documents: int) -> list[AskedSequence]:
 
 @pytest.fixture(scope="module")
 def sample() -> list[AskedSequence]:
-    return asked(seed=41, num_documents=50)
+    return asked(seed=41, num_documents=60)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,16 @@ def test_impossible_settings_too_few_sequences_and_a_full_folder_are_said(
         prune(DEMO, tmp_path, PruneSettings(), sample, tell=ignore)
 
 
+def test_no_room_to_heal_is_said_before_anything_is_pruned(
+    sample: list[AskedSequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heal, "LEARNING_BYTES", 1 << 40)
+    told: list[str] = []
+    with pytest.raises(ValueError, match="set heal_steps to 0"):
+        prune(DEMO, tmp_path / "out", PruneSettings(), sample, tell=lambda what, _: told.append(what))
+    assert not told
+
+
 def test_neighbours_are_held_out_together(sample: list[AskedSequence]) -> None:
     learned, held_out = held_out_tenth(sample)
     assert sorted(one.token_ids for one in [*learned, *held_out]) == sorted(one.token_ids for one in sample)
@@ -211,7 +222,10 @@ def test_a_checkpoint_pruned_and_then_trimmed_answers_in_vllm_as_in_transformers
     sample: list[AskedSequence], pruned: Path, tmp_path: Path
 ) -> None:
     counts = {one: 1 for sequence in sample for one in sequence.token_ids}
-    result = trim(pruned, tmp_path / "out", needed_tokens(pruned, counts), tell=ignore)
+    keep = needed_tokens(pruned, counts)
+    if len(keep) % 64 == 0:
+        keep = needed_tokens(pruned, counts | {min(set(range(4096)) - keep): 1})
+    result = trim(pruned, tmp_path / "out", keep, tell=ignore)
     assert result.num_rows_after % 64, "a number of rows that vLLM has to pad"
     new_ids = {old: new for new, old in enumerate(result.old_ids)}
     prompts = [one.token_ids[: one.num_prompt_tokens] for one in sample if one.num_prompt_tokens < 100][:24]
