@@ -2,9 +2,10 @@
 
     .venv/bin/python tests/benchmarks/backfill.py [--days 30] [--documents 60] [--plain 6] [--engine vllm]
 
-`docmill ui` with a DAGSTER_HOME of its own runs `docmill backfill --max-parallel 2 --wait`. In the middle its daemon is
-killed (SIGKILL), which ends the pages too; they are started again, and the backfill goes on. The first `--plain` days
-also run one after the other with `docmill run`, into another output, before Dagster is there.
+`docmill ui` with a DAGSTER_HOME of its own runs `docmill backfill --max-parallel 2 --wait`. In the middle, while
+answers are being made, its daemon is killed (SIGKILL), which ends the pages and the runs too; `docmill ui` is started
+again, and the backfill goes on. The first `--plain` days also run one after the other with `docmill run`, into another
+output, before Dagster is there.
 
 Of each run that was not disturbed, `dagster_seconds` is the time from its launch to its end less what docmill's own
 report says (imports, the processes of run and step, events, and what Dagster waits for); `process_seconds` is the same
@@ -44,6 +45,7 @@ from docmill.data.demo.days import write_demo_days
 from docmill.ops.history import read_report
 from docmill.ops.job import Job
 from docmill.ops.report import Report
+from docmill.ops.status import StatusReader
 from docmill.pipelines.backfill import BackfillState, look_at, open_instance
 from docmill.pipelines.job_files import load_job
 
@@ -146,7 +148,7 @@ def figures_of(report: Report, seconds: float, name: str) -> dict[str, Any]:
 
 def run_backfill(path: Path, days: list[str], start_ui: Callable[[], Ui]) -> dict[str, Any]:
     """All of it, with the kill in the middle."""
-    ui = start_ui()
+    ui, job = start_ui(), load_job(str(path))
     with open_instance() as instance:
         started = time.time()
         command = [DOCMILL, "backfill", path, "--max-parallel", str(PARALLEL), "--wait", "--json"]
@@ -159,9 +161,8 @@ def run_backfill(path: Path, days: list[str], start_ui: Callable[[], Ui]) -> dic
                     return look_at(instance, backfill_id, len(days))
 
                 half = len(days) // 2
-                started_runs = RunsFilter(statuses=[DagsterRunStatus.STARTED])
                 wait_until(
-                    lambda: state().succeeded >= half and instance.get_runs(started_runs), 180 + 120 * half
+                    lambda: state().succeeded >= half and is_answering(instance, job), 180 + 120 * half
                 )
                 at_kill, killed = state(), time.time()
                 ui.kill_daemon()
@@ -188,6 +189,13 @@ def run_backfill(path: Path, days: list[str], start_ui: Callable[[], Ui]) -> dic
             "waited_to_the_end": said["backfill"]["state"]["is_over"],
         },
     }
+
+
+def is_answering(instance: DagsterInstance, job: Job) -> bool:
+    """Whether the engine of a day is at work."""
+    runs = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED]))
+    days = (job.partition(run.tags["dagster/partition"]) for run in runs)
+    return any(StatusReader(job, day).read().state == "running" for day in days)
 
 
 def runs_by_day(instance: DagsterInstance, backfill_id: str) -> dict[str, list[dict[str, Any]]]:
