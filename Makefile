@@ -9,7 +9,7 @@ SEED      ?= 7
 DOCUMENTS ?= 300
 RUNS      ?= 12
 TESTERS   ?= 3
-BENCHES   := backfill durability fusion host plan raw ray_data restore second_night
+BENCHES   := backfill compress durability fusion host plan raw ray_data restore second_night
 
 # -qq: pip's warnings about the reader's own pip settings are not ours to print; errors still are.
 PIP := .venv/bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore

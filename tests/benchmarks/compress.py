@@ -13,12 +13,23 @@ The figure is the size of the auto model to the source's; it is met where every 
 
 from __future__ import annotations
 
+import json
 import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from large_vocabulary import large_checkpoint
+from measuring import parser, write_result
+
 from docmill.data import storage
+from docmill.data.demo import demo_documents
 from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
 from docmill.engine.compression.formats import Format
 from docmill.engine.config import ModelConfig
@@ -27,13 +38,14 @@ from docmill.ops.compression.candidates import Candidate, Material
 from docmill.ops.compression.compress_job import compress_job
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.report import CompressionReport, Side, TaskQuality
-from docmill.ops.compression.runs import Runs, with_source
+from docmill.ops.compression.runs import Runs, weight_bytes, with_source
 from docmill.ops.errors import NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.sources import ensure_source
 
 SEED = 20261129  # the training never saw it
 PARTS = ("recipes", "same_size", "vocabulary", "guard")
+VOCABULARY_ROWS, VOCABULARY_PAIRS = 150_000, 3
 REFERENCES = {
     "translations": "reference_translation",
     "classifications": "reference_label",
@@ -192,3 +204,66 @@ def guard(folder: Path, documents: int) -> dict[str, Any]:
             "message": str(error),
         }
     return {"refused": False}
+
+
+def vocabulary(folder: Path, documents: int) -> dict[str, Any]:
+    """A step of 64 sequences, written one token each, before and after; the head is most of such a model."""
+    from docmill.engine.compression.trim import needed_tokens, trim
+    from docmill.engine.tokenizer import ModelTokenizer
+
+    large, trimmed = folder / "large", folder / "large_trimmed"
+    large_checkpoint(large, rows=VOCABULARY_ROWS, hidden_size=512)
+    texts = [document.text for document in demo_documents(seed=SEED, num_documents=documents)]
+    ids = ModelTokenizer(ModelConfig(source=str(large))).encode_data(texts)
+    made = trim(
+        large, trimmed, needed_tokens(large, Counter(chain.from_iterable(ids))), tell=lambda what, share: None
+    )
+    program = Path(__file__).with_name("steps_of_model.py")
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    for _ in range(VOCABULARY_PAIRS):
+        for name, model in (("before", large), ("after", trimmed)):
+            printed = subprocess.run(
+                [sys.executable, str(program), str(model)], check=True, capture_output=True, text=True
+            ).stdout
+            seconds[name].append(json.loads(printed.splitlines()[-1])["seconds_per_step"])
+    ratios = [after / before for before, after in zip(seconds["before"], seconds["after"], strict=True)]
+    return {
+        "rows": [made.num_rows_before, made.num_rows_after],
+        "bytes_of_rows": [made.num_bytes_before, made.num_bytes_after],
+        "bytes_of_weights": [weight_bytes(large), weight_bytes(trimmed)],
+        "seconds_per_step": seconds,
+        "step_time_ratios": [round(ratio, 4) for ratio in ratios],
+        "step_time_ratio": round(statistics.median(ratios), 4),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--documents", type=int, default=1300)
+    options.add_argument("--parts", default=",".join(PARTS))
+    arguments = options.parse_args()
+    wanted = arguments.parts.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        options.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    does = {"recipes": recipes, "same_size": same_size, "vocabulary": vocabulary, "guard": guard}
+    found: dict[str, Any] = {}
+    for part in wanted:
+        with tempfile.TemporaryDirectory(prefix="docmill-compress-bench-") as folder:
+            found[part] = does[part](Path(folder), arguments.documents)
+            print(part, json.dumps(found[part]), flush=True)
+    done = found.get("recipes", {})
+    write_result(
+        "compress",
+        {"documents": arguments.documents, "seed": SEED, "references": REFERENCES, **found},
+        ratio=done["auto"]["size_ratio"] or 1.0 if done else 1.0,
+        met=set(wanted) == set(PARTS)
+        and all(recipe["published"] for recipe in done.values())
+        and all(trial["tasks"]["translations"]["equal_share"] == 1.0 for trial in done["trim"]["trials"])
+        and found["guard"]["refused"]
+        and not found["guard"]["left_behind"],
+        out=arguments.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks.large_vocabulary import large_checkpoint
 from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import ByteLevel
 
 from docmill.data.demo import demo_documents
 from docmill.engine.compression.checkpoint import load_model
@@ -42,50 +41,6 @@ def assert_equal_logits(before: Path, after: Path, old_ids: tuple[int, ...], ids
         found = load_model(after)(torch.tensor([[new_ids[one] for one in ids]])).logits[0]
         expected = load_model(before)(torch.tensor([ids])).logits[0][:, list(old_ids)]
     assert torch.equal(found, expected), f"at most {(found - expected).abs().max()} apart"
-
-
-def large_checkpoint(folder: Path, *, rows: int) -> None:
-    """Random weights, tiny layers, in two files; bytes, pairs and triples of them up to `rows`, less some padding."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    letters = sorted(ByteLevel.alphabet())
-    pairs = [(left, right) for left in letters for right in letters]
-    drawn = random.Random(5).sample(range(len(pairs) * len(letters)), rows - len(pairs) - 600)
-    triples = [("".join(pairs[one // len(letters)]), letters[one % len(letters)]) for one in drawn]
-    merges = [*pairs, *triples]
-    vocabulary = {piece: number for number, piece in enumerate([*letters, *map("".join, merges)])}
-    special = [len(vocabulary) + number for number in range(3)]
-    torch.manual_seed(5)
-    config = Qwen3Config(
-        vocab_size=rows, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, bos_token_id=special[0],
-        eos_token_id=special[1:], pad_token_id=special[0],
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
-    model.generation_config.update(suppress_tokens=[letters.index("a"), len(vocabulary) - 1])
-    model.save_pretrained(folder, max_shard_size="30MB")
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
-    spec = {
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": {"type": "NFC"},
-        "pre_tokenizer": byte_level, "post_processor": byte_level, "decoder": byte_level,
-        "added_tokens": [
-            {"id": number, "content": f"<|special-{number}|>", "single_word": False, "lstrip": False,
-             "rstrip": False, "normalized": False, "special": True}
-            for number in special
-        ],
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(spec))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "added_tokens_decoder": {
-            str(token["id"]): {name: value for name, value in token.items() if name != "id"}
-            for token in spec["added_tokens"]
-        },
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
 
 
 def peak_bytes() -> int:
