@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import is_quantised, resolve_model
+from docmill.engine.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,9 +34,12 @@ def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
 
     `auto` is float32 on a CPU and the checkpoint's own on a GPU. Raises `ModelError`.
     """
+    quiet_libraries()
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of reading and writing weights, in the middle of ours
     check_supported(folder)
     on_gpu = torch.cuda.is_available()
     chosen = ("auto" if on_gpu else torch.float32) if dtype == "auto" else getattr(torch, dtype)

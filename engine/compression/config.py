@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from docmill.engine.compression.formats import Format
+
 Recipe = Literal["auto", "int8", "fp8", "w4a16", "prune", "trim"]
+RECIPE_OF: dict[str, Recipe] = {
+    "formats": "auto",
+    "ffn_share": "prune",
+    "head_share": "prune",
+    "layers": "prune",
+    "keep_texts": "trim",
+}
 FEWEST_DOCUMENTS = 20  # in each half of a sample
 
 
@@ -25,6 +34,8 @@ class CompressConfig(BaseModel):
     """Documents; on one half the model is made, on the other it is judged."""
     references: dict[str, str] = Field(default_factory=dict)
     """Task -> column of the source with right answers. Without one, those of the source model are the right ones."""
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] | None = None
+    """auto: what it chooses from for each group of layers; null: 8 bits, FP8 or INT8 as the device has it."""
     ffn_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """prune: of the width of all feed-forward layers, what is taken out."""
     head_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -37,12 +48,11 @@ class CompressConfig(BaseModel):
     """Folder or bucket of the models that were made; null: below the job's output."""
 
     @model_validator(mode="after")
-    def _prune_alone_has_shares(self) -> CompressConfig:
-        given = self.model_fields_set & {"ffn_share", "head_share", "layers"}
-        if given and self.recipe != "prune":
-            raise ValueError(
-                f"{', '.join(sorted(given))}: only with `recipe: prune`; this is {self.recipe!r}"
-            )
+    def _settings_of_its_recipe(self) -> CompressConfig:
+        fields = type(self).model_fields
+        for name, recipe in RECIPE_OF.items():
+            if getattr(self, name) != fields[name].default and self.recipe != recipe:
+                raise ValueError(f"{name}: only with `recipe: {recipe}`; this is {self.recipe!r}")
         return self
 
     def key(self, source_fingerprint: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docmill.engine.compression.config import CompressConfig, Recipe
+from docmill.engine.compression.config import CompressConfig
 from docmill.engine.compression.formats import Format
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.ops.compression.corpus_tokens import CorpusTokens
@@ -52,11 +52,11 @@ class Candidate:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def formats_of(recipe: Recipe, device: str) -> tuple[Format, ...]:
+def formats_of(config: CompressConfig, device: str) -> tuple[Format, ...]:
     """In which layers may be stored; none for recipes that quantise nothing."""
-    if recipe == "auto":
-        return AUTO_FORMATS[device]
-    return (recipe,) if recipe in ("int8", "fp8", "w4a16") else ()
+    if config.recipe == "auto":
+        return config.formats or AUTO_FORMATS[device]
+    return (config.recipe,) if config.recipe in ("int8", "fp8", "w4a16") else ()
 
 
 def candidates(material: Material) -> Iterator[Candidate]:
@@ -74,7 +74,7 @@ def _quantised(material: Material) -> Iterator[Candidate]:
     from docmill.engine.compression.quantise import quantise
     from docmill.engine.compression.sensitivity import measure_sensitivity
 
-    formats = formats_of(material.config.recipe, material.device)
+    formats = formats_of(material.config, material.device)
     sequences = material.sequences[:: -(-len(material.sequences) // MOST_SEQUENCES)]
     sensitivity = measure_sensitivity(material.source, sequences, formats, smooth=True, tell=material.tell)
     points = [
