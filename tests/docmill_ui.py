@@ -58,6 +58,13 @@ class DocmillUi:
             time.sleep(1)
         raise AssertionError("no code location loaded")
 
+    def reload(self) -> None:
+        """Read the job files again, as the pages' "Reload definitions" does."""
+        mutation = "mutation($l: String!) {reloadRepositoryLocation(repositoryLocationName: $l) {__typename}}"
+        location = self.repository()["location"]["name"]
+        found = self.ask(mutation, l=location)["reloadRepositoryLocation"]["__typename"]
+        assert found == "WorkspaceLocationEntry"
+
     def launch(self, job: str, partition: str) -> None:
         """Put a run into the queue."""
         repository = self.repository()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from docmill_ui import DocmillUi
 
 if TYPE_CHECKING:
@@ -64,6 +65,25 @@ def test_a_user_materialises_a_day_reads_its_figures_and_backfills_the_others_in
     page.goto(graph)
     page.get_by_text("3 / 3 Passed").first.wait_for()
     take_picture(page, "graph")
+
+    page.goto(f"{ui.url}/assets/tickets/topics")
+    page.get_by_role("button", name="Plots").click()
+    page.get_by_text("usd_per_1000_documents").first.wait_for()
+    page.locator("canvas").first.wait_for()
+    take_picture(page, "plots")
+
+    # Another prompt: the task's days are out of date, and no other's.
+    values = yaml.safe_load(path.read_text())
+    values["tasks"]["topics"]["instruction"] = "Which of these is it about: {labels}?"
+    path.write_text(yaml.safe_dump(values))
+    ui.reload()
+    for task, number in (("topics", 1), ("translations", 0)):
+        page.goto(f"{ui.url}/assets/tickets/{task}?partition=2026-11-20&view=partitions")
+        page.get_by_text("Latest materialization").first.wait_for()
+        if number:
+            page.get_by_text("Unsynced (1)").first.wait_for()
+            take_picture(page, "another-prompt")
+        assert page.get_by_text("Unsynced").count() == number
 
     page.goto((path.parent / "answers/_docmill/dt=2026-11-19/report.html").as_uri())
     page.get_by_text("tickets").first.wait_for()
