@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.engine.compression.checkpoint import check_empty, load_model, save_model
-from docmill.engine.compression.divergence import Reference
-from docmill.engine.compression.heal import Healing, Lessons, check_room, heal, held_out_tenth, not_healed
-from docmill.engine.compression.narrow import Size, drop_layers, influences, narrow, size_of
 from docmill.engine.compression.sequences import AskedSequence, batches
 
+# What computes is imported where it is used: a job's settings are read where there is no torch.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from docmill.engine.compression.heal import Healing
+    from docmill.engine.compression.narrow import Size
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 MIN_SEQUENCES = 40  # below it the held-out tenth is a handful
@@ -80,6 +80,10 @@ def prune(
     `tell` hears what is being done and which share of it is done. The same input gives the same weights on the same
     machine. Raises `ModelError`; ValueError where the settings do not fit the model, or there are too few sequences.
     """
+    from docmill.engine.compression.divergence import Reference
+    from docmill.engine.compression.heal import Lessons, check_room, heal, held_out_tenth, not_healed
+    from docmill.engine.compression.narrow import drop_layers, influences, narrow, size_of
+
     check_empty(out)
     if len(sequences) < MIN_SEQUENCES:
         raise ValueError(
@@ -127,6 +131,8 @@ def prune(
 
 def _size_after(model: PreTrainedModel, settings: PruneSettings) -> Size:
     """What the settings come to for this model. Raises ValueError where they cannot be."""
+    from docmill.engine.compression.narrow import Size, size_of
+
     size = size_of(model)
     if settings.layers >= size.num_layers:
         raise ValueError(
@@ -155,6 +161,8 @@ def _size_after(model: PreTrainedModel, settings: PruneSettings) -> Size:
 
 def _check_heads(model: PreTrainedModel, kv_heads: int) -> None:
     """Raises ValueError where vLLM would not load the result."""
+    from huggingface_hub.errors import StrictDataclassError
+
     config = model.config
     if config.model_type == "qwen2":
         raise ValueError(

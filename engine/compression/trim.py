@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from docmill.engine.compression.checkpoint import check_empty, check_supported, copy_companions
 from docmill.engine.compression.vocabulary import (
+    Spec,
     indispensable,
     read_tokenizer,
     token_ids,
@@ -64,10 +65,11 @@ def needed_tokens(folder: Path, token_counts: Mapping[int, int], *, min_count: i
     These are the tokens seen `min_count` times, what BPE joins on its way to them, all single bytes, all added tokens,
     and those that the settings name (end of text, padding). Raises `ModelError`; ValueError for ids that do not exist.
     """
+    check_supported(folder)
     spec = read_tokenizer(folder)
     seen = {token_id for token_id, count in token_counts.items() if count >= min_count}
     _check_exist(seen, _num_rows(folder))
-    return with_derivations(spec, seen | indispensable(spec) | _named_in_settings(folder))
+    return with_derivations(spec, seen | _always_needed(folder, spec))
 
 
 def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, float], None]) -> Trimmed:
@@ -80,9 +82,7 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
     spec, num_rows = read_tokenizer(folder), _num_rows(folder)
     old_ids = tuple(sorted(set(keep)))
     _check_exist(old_ids, num_rows)
-    missing = with_derivations(spec, {*old_ids, *indispensable(spec), *_named_in_settings(folder)}) - set(
-        old_ids
-    )
+    missing = with_derivations(spec, {*old_ids, *_always_needed(folder, spec)}) - set(old_ids)
     if missing:
         texts = {number: text for text, number in token_ids(spec).items()}
         some = ", ".join(repr(texts.get(one, one)) for one in sorted(missing)[:5])
@@ -185,6 +185,16 @@ def _check_exist(ids: Iterable[int], num_rows: int) -> None:
         raise ValueError(
             f"{len(unknown)} token ids are not in the model's vocabulary of {num_rows}, such as {unknown[0]}"
         )
+
+
+def _always_needed(folder: Path, spec: Spec) -> set[int]:
+    ids = indispensable(spec)
+    if max(ids) >= (num_rows := _num_rows(folder)):
+        raise ModelError(
+            str(folder), f"its tokenizer adds a token {max(ids)}, and the model has {num_rows} rows: take it out of "
+            "tokenizer.json, or give the model a row for it"
+        )  # fmt: skip
+    return ids | _named_in_settings(folder)
 
 
 def _named_in_settings(folder: Path) -> set[int]:

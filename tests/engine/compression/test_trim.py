@@ -154,3 +154,7 @@ def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
     (tmp_path / "other" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         trim(tmp_path / "other", tmp_path / "out", keep, tell=ignore)
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
+    with pytest.raises(ModelError, match="and the model has 200 rows"):
+        needed_tokens(tmp_path / "other", {5: 1})
