@@ -23,7 +23,7 @@ def test_a_backfill_goes_on_after_its_daemon_was_killed_and_doubles_nothing(
     start_ui: StartUi, write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
     """And so does the run that died with it: nobody has to end it by hand."""
-    days = [f"2026-11-{day}" for day in range(16, 20)]
+    days = [f"2026-11-{day}" for day in range(17, 20)]
     engine = {"kind": "fake", "max_num_seqs": 4, "extra": {"step_seconds": 1.0}}
     path = write_job(source__generate__days=days, engine=engine)
     monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))

@@ -35,7 +35,9 @@ def test_a_backfill_runs_the_days_two_at_a_time_and_each_once(
 ) -> None:
     """By the README's commands."""
     days = [f"2026-11-{day}" for day in range(15, 20)]
-    path = write_job("my-job", source__generate__days=days)
+    path = write_job(
+        "my-job", source__generate__days=days, engine={"kind": "fake", "extra": {"step_seconds": 0.01}}
+    )
     shell = Shell(path.parent, tmp_path / "programs")
     shell.export(told("export DOCMILL_JOBS=$PWD"))
     shell.run(f"docmill run my-job.yaml --partition {days[0]}")  # so there is nothing to do about it
