@@ -4,6 +4,15 @@ What goes is what the job's own prompts and answers miss least (`narrow` says ho
 weights that stay make up for it); what is still wrong then, a short distillation mends (`heal`). A Hugging Face config
 has one width and one number of heads for all layers, so every layer loses as much, and the result is a plain checkpoint
 that vLLM loads as any other.
+
+The demo model, learned on 400 documents and judged on 300 others through vLLM (labels, summaries, translated sentences
+right); 100 steps of healing take a minute and a half on two CPU cores:
+
+    source                          99.7 %   99.7 %   96.9 %
+    25 % of the FFN's width        100      99.7     96.8      not healed 100    99.3   96.7
+    37.5 %                         100      99.7     95.9
+    50 %                            99.7    98.3     94.7      not healed  99.7  81.7   59.9
+    one layer of four               99.7   100       94.4
 """
 
 from __future__ import annotations
