@@ -320,6 +320,7 @@ def main() -> None:
         options.error("--days is 4 or more, and --plain 2 to --days")
     for name in [name for name in os.environ if name.startswith(("DAGSTER_", "DOCMILL_"))]:
         del os.environ[name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left running
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // PARALLEL))
     with tempfile.TemporaryDirectory(prefix="docmill-backfill-") as name:
         figures, report = measure(Path(name), arguments)
