@@ -52,6 +52,10 @@ from docmill.pipelines.job_files import load_job
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 PARALLEL = 2
 POLL_SECONDS = 0.5
+ENGINES: dict[str, dict[str, Any]] = {
+    "vllm": {"kind": "vllm"},
+    "fake": {"kind": "fake", "max_num_seqs": 16, "extra": {"step_seconds": 0.25}},  # some seconds a day
+}
 VARYING = ["dt", "produced_at", "cached_tokens", "score", "label_scores"]  # scores: sums in another order
 
 
@@ -108,7 +112,7 @@ def write_job(folder: Path, name: str, first: date, engine: str) -> Path:
                 "source": {"uri": str(folder / "documents"), "start_date": first},
                 "output": {"uri": "answers"},
                 "chunking": {"max_tokens": 128},
-                "engine": {"kind": engine},
+                "engine": ENGINES[engine],
                 "reuse": {"runs": 0},
                 "tasks": DEMO_TASKS,
             }
@@ -314,7 +318,7 @@ def main() -> None:
     options.add_argument("--days", type=int, default=30)
     options.add_argument("--documents", type=int, default=60, help="of each day")
     options.add_argument("--plain", type=int, default=6, help="days that also run without Dagster")
-    options.add_argument("--engine", choices=["vllm", "fake"], default="vllm")
+    options.add_argument("--engine", choices=[*ENGINES], default="vllm")
     arguments = options.parse_args()
     if not arguments.days >= 4 or not 2 <= arguments.plain <= arguments.days:
         options.error("--days is 4 or more, and --plain 2 to --days")
