@@ -66,9 +66,7 @@ class Runs:
                 report = run_partition(job, Partition(), on_progress=self._on_progress, stop=self._stop)
             tokens = report.computed_tokens
             side.load_seconds.append(report.seconds.model_load)
-            side.tokens_per_second.append(
-                (tokens.prompt + tokens.cached + tokens.output) / report.seconds.fed
-            )
+            side.tokens_per_second.append((tokens.prompt + tokens.output) / report.seconds.fed)
             side.peak_memory_mib.append(peak[0] / 2**20)
             return {name: self._rows(name) for name in job.tasks}
         finally:

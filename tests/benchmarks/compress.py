@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/compress.py [--documents 700] [--parts recipes,same_size,vocabulary,guard]
 
-recipes      `docmill compress` with int8, auto (4 and 8 bits), trim and prune (a quarter of the feed-forward width, healed): what each
-             task loses against the right answers, size, and tokens/s by turns with the source model
+recipes      `docmill compress` with int8, auto (4 and 8 bits), trim and prune (a quarter of the feed-forward width,
+             healed): what each task loses against the right answers, size, and tokens/s by turns with the source
 same_size    as many bits a weight, once in one format and once chosen by layer: loss on held-out documents
 vocabulary   a model of 150,000 tokens (random weights) trimmed to what the corpus needs: bytes, and time of a step
 guard        a model that was broken on purpose is refused, and nothing is left of it

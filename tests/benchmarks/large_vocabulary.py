@@ -24,7 +24,7 @@ def large_checkpoint(folder: Path, *, rows: int, hidden_size: int = 64) -> None:
     torch.manual_seed(5)
     config = Qwen3Config(
         vocab_size=rows, hidden_size=hidden_size, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, bos_token_id=special[0],
+        num_key_value_heads=2, head_dim=32, tie_word_embeddings=False, bos_token_id=special[0],
         eos_token_id=special[1:], pad_token_id=special[0],
     )  # fmt: skip
     model = Qwen3ForCausalLM(config).to(torch.bfloat16)
