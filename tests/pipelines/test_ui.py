@@ -41,9 +41,8 @@ def test_the_pages_answer_until_the_process_is_told_to_stop(
     assert {job["name"] for job in ui.repository()["jobs"]} >= {"demo", "distributions"}
     assert (tmp_path / "home" / "dagster" / "dagster.yaml").exists()
     ui.send(sent)
-    assert ui.process.returncode == (0 if command == "docmill ui" else -sent), (
-        "make ends by the signal itself"
-    )
+    # Told to stop with its own child, make ends by the signal or calls that an error, as it comes.
+    assert ui.process.returncode in ([0] if command == "docmill ui" else [-sent, 2])
     assert "Traceback" not in ui.messages.read_text()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
