@@ -216,11 +216,11 @@ class NodeKills(_RayKills):
         super().start()
         self.port = free_port()
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.add_node("--head", f"--port={self.port}", "--include-dashboard=false", num_cpus=0)
-        self._wait_for_node()
-        for _ in range(2):
-            self.add_node(f"--address=127.0.0.1:{self.port}")
-        self._wait_for_node()
+        self._start_node("--head", f"--port={self.port}", "--include-dashboard=false", num_cpus=0)
+        for _ in range(
+            2
+        ):  # one after the other: together they may take longer than Ray itself waits for them
+            self._start_node(f"--address=127.0.0.1:{self.port}")
         address = f"127.0.0.1:{self.port}"
         self.settings = {"pool": {**self.pool, "address": address}, "engine": self.engine}
 
@@ -233,12 +233,15 @@ class NodeKills(_RayKills):
         log, env = self.folder / f"node-{number}.log", {**self.env, "DOCMILL_NODE": str(number)}
         self.nodes.append(Run(command, log=log, env=env))
 
-    def _wait_for_node(self) -> None:
+    def _start_node(self, *arguments: str, num_cpus: int = 1) -> None:
+        """Returns when it is there. Ray gives up after half a minute, on a busy machine too early: then once more."""
         end = time.monotonic() + NODE_SECONDS
-        node = self.nodes[-1]
-        while "Ray runtime started" not in node.log.read_text(errors="replace"):
-            if time.monotonic() > end or node.status is not None:
-                raise TimeoutError(f"a Ray node did not start: {node.tail()}")
+        self.add_node(*arguments, num_cpus=num_cpus)
+        while "Ray runtime started" not in self.nodes[-1].log.read_text(errors="replace"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"a Ray node did not start: {self.nodes[-1].tail()}")
+            if self.nodes[-1].status is not None:
+                self.add_node(*arguments, num_cpus=num_cpus)
             time.sleep(0.2)
 
     def members(self, number: int) -> list[int]:

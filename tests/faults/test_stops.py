@@ -121,10 +121,8 @@ def test_a_job_killed_half_way_computes_at_most_three_percent_more_than_once(
 
 
 def test_a_budget_and_then_a_signal_stop_a_run_and_nothing_is_lost(right: Bench, tmp_path: Path) -> None:
-    few = {
-        "max_num_seqs": 8,
-        "max_in_flight": 8,
-    }  # what is in the engine may end: it must not be the whole job
+    # One by one: neither the budget, which is looked at once a second, nor the signal may come when all is done.
+    few = {"max_num_seqs": 1, "max_in_flight": 1}
     spent = {"prices": {"usd_per_hour": {"cpu": 3600.0}}, "budget": {"max_usd": 1.0}}
     with attempts(right, tmp_path, engine=few, **spent) as runs:
         broke = runs.start()

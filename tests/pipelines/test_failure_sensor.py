@@ -206,7 +206,7 @@ def test_what_no_message_was_written_for_is_told_by_its_kind(
     def broken(*_: object) -> None:
         raise KeyError("Sehr geehrte Damen und Herren")
 
-    monkeypatch.setattr("docmill.pipelines.assets._partition", broken)
+    monkeypatch.setattr("docmill.pipelines.assets.partition_of", broken)
     workspace.run()
     workspace.look()
     assert "KeyError" in hook.messages[0]["error"]

@@ -229,5 +229,8 @@ def test_dagster_does_not_start_without_its_database_and_names_the_variable(
 def test_the_settings_are_our_own_but_for_storage_logs_and_the_time_to_start() -> None:
     ours, production = (yaml.safe_load(path.read_text()) for path in (SETTINGS, PRODUCTION / "dagster.yaml"))
     assert set(production) - set(ours) == {"storage", "compute_logs"}
+    assert (
+        ours.pop("run_launcher")["class"] == "LocalRunLauncher"
+    )  # Kubernetes has its own: run_launcher.yaml
     production["run_monitoring"]["start_timeout_seconds"] = ours["run_monitoring"]["start_timeout_seconds"]
     assert {name: production[name] for name in ours} == ours

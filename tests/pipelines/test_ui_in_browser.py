@@ -33,7 +33,7 @@ def test_a_user_materialises_a_day_reads_its_figures_and_backfills_the_others_in
     monkeypatch.setenv("DOCMILL_JOBS", str(path.parent))
     ui = start_ui()
     ui.repository()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(150_000)  # beside other tests, pages take their time
 
     graph = f"{ui.url}/locations/docmill.pipelines.definitions/asset-groups/tickets/lineage"
     page.goto(graph)
