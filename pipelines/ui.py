@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import URLError
 
@@ -38,7 +41,11 @@ def dagster_home() -> Path:
 
 def ui_command(*, port: int | None, host: str) -> None:
     """Start Dagster, print its address when it answers, and end it with this process."""
-    chosen = _choose_port(port, host)
+    with ExitStack() as held:
+        _serve(_choose_port(port, host, held), host)
+
+
+def _serve(chosen: int, host: str) -> None:
     home = prepare_dagster_home()
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{chosen}"
     stderr_console().print(f"starting Dagster in {home} (half a minute on a small machine)", soft_wrap=True)
@@ -81,19 +88,32 @@ def _announce_pool(home: Path) -> None:
             instance.event_log_storage.initialize_concurrency_limit_to_default(ENGINE_POOL)
 
 
-def _choose_port(wanted: int | None, host: str) -> int:
+def _choose_port(wanted: int | None, host: str, held: ExitStack) -> int:
+    """A port that is free, and that no other `docmill ui` of this user chooses until `held` is closed."""
     if wanted is not None:
-        if not _is_free(wanted, host):
+        if not _take(wanted, host, held):
             raise WrongUsage(
                 f"port {wanted} is taken; name another, or leave --port out and a free one is chosen"
             )
         return wanted
     for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
-        if _is_free(port, host):
+        if _take(port, host, held):
             return port
     raise WrongUsage(
         f"ports {DEFAULT_PORT} to {DEFAULT_PORT + PORTS_TRIED - 1} are all taken; name one with --port"
     )
+
+
+def _take(port: int, host: str, held: ExitStack) -> bool:
+    """Dagster opens its port half a minute after it was chosen: meanwhile a locked file says whose it is."""
+    name = f"docmill-ui-{os.getuid()}-{port}.lock"
+    file = os.open(Path(tempfile.gettempdir(), name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return _is_free(port, host)
 
 
 def _is_free(port: int, host: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from docmill_ui import DocmillUi, wait_until
 from readme import ROOT, Shell, told
 from servers.hook import Hook
 
-from docmill.pipelines.exit_codes import ExitCode
+from docmill.pipelines import ui as ui_module
+from docmill.pipelines.exit_codes import ExitCode, WrongUsage
 
 
 @pytest.fixture
@@ -29,6 +31,17 @@ def test_a_port_that_is_taken_is_refused_by_name(cli: Any, taken_port: int) -> N
     result = cli("ui", "--port", taken_port)
     assert result.exit_code == ExitCode.USAGE
     assert f"port {taken_port} is taken" in result.stderr
+
+
+def test_two_that_start_together_choose_different_ports() -> None:
+    """Neither has opened its port yet when the other looks."""
+    with ExitStack() as first, ExitStack() as second:
+        port = ui_module._choose_port(None, "127.0.0.1", first)
+        assert ui_module._choose_port(None, "127.0.0.1", second) != port
+        with pytest.raises(WrongUsage, match=f"port {port} is taken"):
+            ui_module._choose_port(port, "127.0.0.1", second)
+        first.close()
+        assert ui_module._choose_port(port, "127.0.0.1", second) == port
 
 
 @pytest.mark.slow
