@@ -21,9 +21,9 @@ from docmill.engine.compression.sequences import AskedSequence, batches
 from docmill.engine.compression.trim import needed_tokens, trim
 from docmill.engine.config import EngineConfig, ModelConfig
 from docmill.engine.model_files import resolve_model
+from docmill.engine.open_engine import start_engine
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.engine.types import Request, Sampling
-from docmill.engine.vllm_engine import VllmEngine
 from docmill.ops.prompts import Prompts
 from docmill.ops.tasks.summarize import Summarize
 
@@ -236,8 +236,10 @@ def test_a_checkpoint_pruned_and_then_trimmed_answers_in_vllm_as_in_transformers
             0, len(prompt) :
         ].tolist()
         expected.append(tuple(answer[: answer.index(END)] if END in answer else answer))
-    engine = VllmEngine(ModelConfig(source=str(tmp_path / "out")), EngineConfig(max_model_len=512))
+    # In a process of its own: a second vLLM in this one would take the session's engine with it.
+    engine = start_engine(ModelConfig(source=str(tmp_path / "out")), EngineConfig(max_model_len=512))
     try:
+        assert engine.wait_until_loaded(120)
         found: dict[str, tuple[int, ...]] = {}
         for number, prompt in enumerate(prompts):
             engine.submit(Request(str(number), [new_ids[one] for one in prompt], Sampling(12)))

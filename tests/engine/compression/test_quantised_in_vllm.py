@@ -17,8 +17,8 @@ from docmill.engine.compression.layer_groups import layer_groups
 from docmill.engine.compression.quantise import quantise
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.engine.config import EngineConfig, ModelConfig
+from docmill.engine.open_engine import start_engine
 from docmill.engine.types import Request, Sampling
-from docmill.engine.vllm_engine import VllmEngine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -80,8 +80,10 @@ def test_unmodified_vllm_loads_it_and_gives_the_sources_answers(
 
 
 def test_docmills_engine_takes_the_dtype_that_it_needs(mixed: Path, sequences: list[AskedSequence]) -> None:
-    engine = VllmEngine(ModelConfig(source=str(mixed)), EngineConfig(max_model_len=512))
+    # In a process of its own: a second vLLM in this one would take the session's engine with it.
+    engine = start_engine(ModelConfig(source=str(mixed)), EngineConfig(max_model_len=512))
     try:
+        assert engine.wait_until_loaded(120)
         assert engine.info.dtype == "bfloat16"
         for number, one in enumerate(sequences):
             engine.submit(Request(str(number), one.token_ids[: one.num_prompt_tokens], Sampling(160)))
