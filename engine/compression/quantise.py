@@ -34,6 +34,8 @@ class Quantised(BaseModel):
     """Of the smoothing; 0 where it was tried and did not help, null where it was not asked for."""
     divergence: float
     """Nats a token from the source, of the whole quantised model on the sequences that it was fitted to."""
+    held_out_divergence: float | None = None
+    """The same on `held_out`; null without any."""
 
 
 def quantise(
@@ -43,11 +45,13 @@ def quantise(
     sequences: Sequence[AskedSequence],
     *,
     smooth: bool,
+    held_out: Sequence[AskedSequence] = (),
     tell: Tell = lambda _what, _share: None,
 ) -> Quantised:
     """Write the model of `folder` to `out` with its groups (see `layer_groups`) as `precisions` says.
 
-    A group that is not named stays in 16 bits. `sequences` are what ranges, 4-bit weights and smoothing are fitted to.
+    A group that is not named stays in 16 bits. `sequences` are what ranges, 4-bit weights and smoothing are fitted to;
+    on `held_out` the result is only measured.
     Raises `ModelError`; ValueError where a group is none of the model's, or its layers do not fit the format; and
     FileExistsError where `out` is not empty.
     """
@@ -66,6 +70,7 @@ def quantise(
     formats = _formats(precisions, groups, layers)
     tell("reading the sequences", 0.0)
     reference = Reference(model, sequences)
+    judge = Reference(model, held_out) if held_out else None
     alpha = None
     if smooth:
         tell("smoothing", 0.1)
@@ -76,6 +81,7 @@ def quantise(
     rounded = {name: RoundedLinear(layers[name], form, weights[name]) for name, form in formats.items()}
     with replaced(model, rounded):
         divergence = reference.divergence(model)
+        held_out_divergence = judge.divergence(model) if judge else None
     tell("writing", 0.9)
     save_quantised(model, folder, out, formats=formats, weights=weights)
     tell("quantised", 1.0)
@@ -86,6 +92,7 @@ def quantise(
         precisions=precisions,
         alpha=alpha,
         divergence=divergence,
+        held_out_divergence=held_out_divergence,
     )
 
 
