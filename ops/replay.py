@@ -30,6 +30,7 @@ from docmill.ops.dialogues import Dialogues, Finished
 from docmill.ops.errors import NothingToReplay
 from docmill.ops.feed import DocumentCutter
 from docmill.ops.job import Job
+from docmill.ops.part_rows import answer_rows, count_answers, dead_letter
 from docmill.ops.prepare import Refusal
 from docmill.ops.progress import OnProgress, Progress, ignore_progress
 from docmill.ops.prompts import Prompts
@@ -37,7 +38,6 @@ from docmill.ops.report import Counts, Report, TaskReport
 from docmill.ops.stages import Stages
 from docmill.ops.tasks.task import Task
 from docmill.ops.tuned_engines import read_tuned
-from docmill.ops.unit_answers import answer_rows, count_answers, dead_letter
 from docmill.ops.worker import POLL_SECONDS, max_chunk_tokens
 
 Row = tuple[str, int]  # shard, row

@@ -47,11 +47,12 @@ def figure_lines(report: CompressionReport) -> list[str]:
     if left:
         more = f" and {len(left) - MOST_LAYERS_NAMED} more" if len(left) > MOST_LAYERS_NAMED else ""
         lines.append(f"unchanged  {', '.join(left[:MOST_LAYERS_NAMED])}{more}")
-    unseen = trial.figures.get("unseen_share") if (trial := report.trial) else None
-    if unseen is not None:
+    figures = trial.figures if (trial := report.trial) else {}
+    if "unseen_document_share" in figures:
         lines.append(
-            f"unseen     {unseen:.2%} of the tokens of half the documents are not in the other half: on another day "
-            "about so many are spelled in smaller pieces, which makes prompts longer; `keep_texts` keeps more"
+            f"unseen     {figures['unseen_share']:.2%} of the tokens, in {figures['unseen_document_share']:.1%} of the "
+            "documents, of one half are not in the other: of another day about so many documents get longer, as such "
+            "tokens are spelled in smaller pieces; `keep_texts` keeps more"
         )
     lines.append(
         f"judged     on {report.held_out_documents:,} documents of {report.partition}, made on "

@@ -43,7 +43,7 @@ class CompressConfig(BaseModel):
     layers: Annotated[int, Field(ge=0)] = 0
     """prune: whole layers."""
     keep_texts: str | None = None
-    """trim: a Parquet file or folder with texts (the job's text column) whose tokens stay, beside those of the day."""
+    """trim: a folder of Parquet files with texts (the job's text column) whose tokens stay, beside those of the day."""
     out: str | None = None
     """Folder or bucket of the models that were made; null: below the job's output."""
 

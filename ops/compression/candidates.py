@@ -170,5 +170,6 @@ def _trimmed(material: Material) -> Iterator[Candidate]:
             "bytes_before": made.num_bytes_before,
             "bytes_after": made.num_bytes_after,
             "unseen_share": corpus.unseen_share,
+            "unseen_document_share": corpus.unseen_document_share,
         },
     )

@@ -29,7 +29,7 @@ from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
 from docmill.engine.pool.config import PoolConfig
 from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
-from docmill.ops.compression.corpus_tokens import corpus_tokens
+from docmill.ops.compression.corpus_tokens import corpus_tokens, find_kept
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
 from docmill.ops.compression.quality import Answered
@@ -78,6 +78,8 @@ def compress_job(
     source = local_source(job.model)
     check_supported(source)
     storage.check_writable(str(config.out))
+    if config.keep_texts is not None:
+        find_kept(job, config.keep_texts)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docmill-compress-")))
         found = stack.enter_context(halves(_plain(job), partition, config))

@@ -13,6 +13,7 @@ from docmill.data.shards import ShardReader
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.engine.tokenizer import ModelTokenizer
 from docmill.ops.compression.halves import is_held_out
+from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.ops.partitions import find_shards
 from docmill.ops.prepare import PreparedText, prepare
@@ -20,13 +21,15 @@ from docmill.ops.prepare import PreparedText, prepare
 
 @dataclass(frozen=True, slots=True)
 class CorpusTokens:
-    """`counts`: by token id. `unseen_share`: of one half's tokens, those that the other half does not have.
+    """`counts`: by token id.
 
-    The latter is what to expect of another day: so many of its tokens will be spelled in smaller pieces, about.
+    What to expect of another day, from 0 to 1: `unseen_share` of one half's tokens, which will be spelled in smaller
+    pieces, are not in the other half; they stand in `unseen_document_share` of its documents, which will be longer.
     """
 
     counts: Counter[int]
     unseen_share: float
+    unseen_document_share: float
 
 
 def corpus_tokens(job: Job, partition: Partition, asked: Iterable[AskedSequence]) -> CorpusTokens:
@@ -36,17 +39,39 @@ def corpus_tokens(job: Job, partition: Partition, asked: Iterable[AskedSequence]
     """
     counts = Counter(chain.from_iterable(sequence.token_ids for sequence in asked))
     tokenizer = ModelTokenizer(job.model.uncompressed)
-    halves: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-    for texts in _texts(job, find_shards(job, partition)):
-        for text, ids in zip(texts, tokenizer.encode_data(texts), strict=True):
-            halves[is_held_out(text)].update(ids)
-    seen, others = halves
-    unseen = sum(number for token, number in others.items() if token not in seen and token not in counts)
     compress = job.model.compress
     if compress is not None and compress.keep_texts is not None:
-        for texts in _texts(job, storage.list_shards(compress.keep_texts)):
+        for texts in _texts(job, find_kept(job, compress.keep_texts)):
             counts.update(chain.from_iterable(tokenizer.encode_data(texts)))
-    return CorpusTokens(counts + seen + others, unseen / max(1, others.total()))
+    seen, others = Counter[int](), Counter[int]()
+    num_others = 0
+    doubtful: list[list[int]] = []  # of documents of the other half: tokens that were not seen until then
+    for texts in _texts(job, find_shards(job, partition)):
+        for text, ids in zip(texts, tokenizer.encode_data(texts), strict=True):
+            if not is_held_out(text):
+                seen.update(ids)
+                continue
+            num_others += 1
+            others.update(ids)
+            if new := [token for token in set(ids) if token not in seen and token not in counts]:
+                doubtful.append(new)
+    known = seen.keys() | counts.keys()
+    unseen = sum(number for token, number in others.items() if token not in known)
+    unseen_documents = sum(not known.issuperset(tokens) for tokens in doubtful)
+    return CorpusTokens(
+        counts + seen + others, unseen / max(1, others.total()), unseen_documents / max(1, num_others)
+    )
+
+
+def find_kept(job: Job, keep_texts: str) -> list[Shard]:
+    """Files with the texts whose tokens stay. Raises `JobError` where there are none."""
+    shards = storage.list_shards(keep_texts)
+    if not shards:
+        raise JobError(job.name, [
+            f"model.compress.keep_texts: no Parquet files in {keep_texts}; expected a folder of them, with the texts "
+            f"in the column {job.source.text_column!r}"
+        ])  # fmt: skip
+    return shards
 
 
 def _texts(job: Job, shards: list[Shard]) -> Iterator[list[str]]:

@@ -19,11 +19,11 @@ from docmill.ops.chunking import Chunk
 from docmill.ops.dialogues import Dialogues
 from docmill.ops.feed import Ahead, DocumentCutter
 from docmill.ops.job import Job
+from docmill.ops.part_rows import answer_rows
 from docmill.ops.partitions import find_shards
 from docmill.ops.prepare import Refusal
 from docmill.ops.prompts import Prompts
 from docmill.ops.stages import Stages
-from docmill.ops.unit_answers import answer_rows
 from docmill.ops.worker import NUM_BATCHES_AHEAD, POLL_SECONDS, max_chunk_tokens
 
 Rows = list[list[Chunk] | Refusal]
