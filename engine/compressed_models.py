@@ -23,6 +23,7 @@ from docmill.data import storage
 from docmill.data.errors import StorageNotFound
 from docmill.data.layout import join
 from docmill.engine.compression.config import CompressConfig
+from docmill.engine.errors import ModelError
 
 CACHE_VARIABLE = "DOCMILL_MODEL_CACHE"  # a folder of this machine, for models that lie in a bucket
 
@@ -47,6 +48,7 @@ class CompressedModel(BaseModel):
     judged: dict[str, str]  # task -> hash of its settings
     made_at: datetime
     checkpoint: str  # name of its folder
+    previous: str | None = None  # of the one that it replaced, which runs may still be at
     files: list[ModelFile]
 
     @property
@@ -80,11 +82,17 @@ def report_uri(config: CompressConfig, model: CompressedModel) -> str:
 def local_checkpoint(config: CompressConfig, model: CompressedModel) -> Path:
     """Folder of the checkpoint on this machine; one that lies in a bucket is fetched once.
 
-    Raises `StorageError`; a fetch that is cut off leaves nothing that counts.
+    Raises `StorageError`, and `ModelError` where files are missing; a fetch that is cut off leaves nothing that counts.
     """
     uri = checkpoint_uri(config, model)
     if "://" not in uri or uri.startswith("file://"):
-        return Path(uri.removeprefix("file://"))
+        folder = Path(uri.removeprefix("file://"))
+        if not folder.is_dir():
+            raise ModelError(
+                str(folder), "the compressed model is not there, though its manifest is: is `model.compress.out` a "
+                "folder that this machine shares? `docmill compress JOB --again` makes it anew"
+            )  # fmt: skip
+        return folder
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "docmill" / "models").expanduser()
     folder = cache / model.checkpoint
     if folder.is_dir():
@@ -96,12 +104,22 @@ def local_checkpoint(config: CompressConfig, model: CompressedModel) -> Path:
             (target / file.name).parent.mkdir(parents=True, exist_ok=True)
             with storage.open_input(join(uri, file.name)) as stream, (target / file.name).open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 22)
+            if (size := (target / file.name).stat().st_size) != file.num_bytes:
+                raise ModelError(
+                    join(uri, file.name), f"{size:,} bytes came; its manifest says {file.num_bytes:,}. Is somebody "
+                    "writing there? `docmill compress JOB --again` makes it anew"
+                )  # fmt: skip
         try:
             target.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process has fetched it meanwhile
                 raise
     return folder
+
+
+def manifest_version(config: CompressConfig, source_fingerprint: str) -> str | None:
+    """Of what counts now, None where nothing does; ask before making another, and give it to `publish`."""
+    return _read_versioned(config, source_fingerprint)[1]
 
 
 def publish(
@@ -113,13 +131,16 @@ def publish(
     judged: dict[str, str],
     made_at: datetime,
     report: Callable[[CompressedModel], bytes],
+    replaced: str | None,
 ) -> CompressedModel:
     """Put the checkpoint of a local folder and its report there, and last the manifest, over that of an older one.
 
-    `folder` is used up. Where another process has published meanwhile, that one counts, and it is returned. Raises
-    `StorageError`, and leaves nothing behind that counts. Runs that have loaded the older one go on with it.
+    `replaced`: the manifest's version from before the work. Where another process has published since, that one counts,
+    and it is returned. Raises `StorageError`, and leaves nothing behind that counts. The older checkpoint stays until
+    the next is published, for the runs that have begun with it.
     """
     name = uuid.uuid4().hex
+    before = find_compressed(config, source_fingerprint)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     model = CompressedModel(
         source=source,
@@ -128,26 +149,26 @@ def publish(
         judged=judged,
         made_at=made_at,
         checkpoint=name,
+        previous=before.checkpoint if before else None,
         files=[
             ModelFile(name=path.relative_to(folder).as_posix(), num_bytes=path.stat().st_size)
             for path in files
         ],
     )
     uri, counts = checkpoint_uri(config, model), False
-    before, version = _read_versioned(config, source_fingerprint)
     try:
         for path, file in zip(files, model.files, strict=True):
             storage.put_file(join(uri, file.name), str(path))
         storage.put_bytes(report_uri(config, model), report(model))
         content = model.model_dump_json(indent=1).encode()
-        counts = storage.replace_bytes(_manifest(config, source_fingerprint), content, version=version)
+        counts = storage.replace_bytes(_manifest(config, source_fingerprint), content, version=replaced)
     finally:
         if not counts:
-            _remove(config, model)
+            _remove(config, source_fingerprint, name)
     if not counts:
         return find_compressed(config, source_fingerprint) or model
-    if before is not None:
-        _remove(config, before)
+    if before is not None and before.previous is not None:
+        _remove(config, source_fingerprint, before.previous)
     return model
 
 
@@ -173,7 +194,8 @@ def _read_versioned(
         return None, version
 
 
-def _remove(config: CompressConfig, model: CompressedModel) -> None:
-    """A checkpoint that does not count."""
-    storage.delete_folder(checkpoint_uri(config, model))
-    storage.delete(report_uri(config, model))
+def _remove(config: CompressConfig, source_fingerprint: str, checkpoint: str) -> None:
+    """One that does not count."""
+    place = join(_folder(config, source_fingerprint), checkpoint)
+    storage.delete_folder(place)
+    storage.delete(f"{place}.json")

@@ -35,6 +35,21 @@ class ModelError(EngineError):
         return ModelError, (self.source, self._message)
 
 
+class ModelChanged(EngineError):
+    """The model's files are others than those that a run began with; answers of both would mix."""
+
+    def __init__(self, source: str):
+        super().__init__(
+            f"model {source!r} has changed since this run began: it was made anew, or its files were replaced. Run the "
+            "job again: it begins with the new one"
+        )
+        self.source = source
+
+    def __reduce__(self) -> tuple[type[ModelChanged], tuple[str]]:
+        """Errors cross processes; pickle would call the class with the finished message."""
+        return type(self), (self.source,)
+
+
 class EngineConfigError(EngineError):
     """The engine refuses its settings, or a package it needs is not installed."""
 

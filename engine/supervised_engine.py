@@ -35,7 +35,7 @@ from tenacity import (
 from docmill.engine.batch_limits import lowered
 from docmill.engine.config import EngineConfig
 from docmill.engine.engine_process import EngineProcess
-from docmill.engine.errors import EngineDied, EngineError
+from docmill.engine.errors import EngineDied, EngineError, ModelChanged
 from docmill.engine.suspects import Suspects
 from docmill.engine.types import Completion, EngineInfo, Incident, Load, Request, RequestError
 
@@ -237,6 +237,8 @@ class SupervisedEngine:
         try:
             engine.wait_until_loaded()
             loaded = True
+            if self._info is not None and engine.info.model_fingerprint != self._info.model_fingerprint:
+                raise ModelChanged(engine.info.model)
             with self._lock:
                 self._info, self._serving = engine.info, True
                 self._send_due()
@@ -245,6 +247,8 @@ class SupervisedEngine:
                 answered |= self._pass_on(engine.completions(WAIT_SECONDS))
         except EngineDied as error:
             death = error
+        except ModelChanged:
+            raise
         except EngineError as error:
             if self._info is None and self._start_plain is None:
                 raise

@@ -55,6 +55,7 @@ class NotWorthIt(OpsError):
             f"{job}: no compressed model is published. On {report.held_out_documents} held-out documents: {tried}. "
             f"Choose another `recipe`, a larger `sample` (the bound gets tighter) or a larger `max_drop` "
             f"(now {report.max_drop:.1%})"
+            + ("; `keep_texts` keeps more of the vocabulary" if report.recipe == "trim" else "")
         )
         self.report = report
 

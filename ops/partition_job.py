@@ -116,7 +116,9 @@ def run_partition(
             scan.cache_clear()
             del asked
         give_back()
-        order = WorkOrder(job, partition, list(chosen), plan, finished_before, reused, near.folder)
+        order = WorkOrder(
+            job, partition, list(chosen), plan, model_fingerprint, finished_before, reused, near.folder
+        )
         committed = partial(is_committed, layout.manifest, plan.id, list(chosen), finished_before)
         results += _run_workers(
             order, ledger, committed, engine, tokenizer, on_progress, stop or threading.Event()

@@ -105,7 +105,7 @@ def _write_sample(
     """
     total = 0
     for shard in shards:
-        with suppress(*SHARD_ERRORS), _open(source, shard) as reader:
+        with suppress(*SHARD_ERRORS), open_shard(source, shard) as reader:
             total += reader.num_rows
     step = max(1, -(-total // num_documents))
     names = [source.id_column, source.text_column, *source.carry]
@@ -113,7 +113,7 @@ def _write_sample(
     row = taken = 0
     with ShardWriter(uri, schema) as writer:
         for shard in shards:
-            with suppress(*SHARD_ERRORS), _open(source, shard) as reader:
+            with suppress(*SHARD_ERRORS), open_shard(source, shard) as reader:
                 for batch in reader:
                     chosen = [
                         (offset, document.text)
@@ -136,7 +136,8 @@ def _write_sample(
     return taken, total
 
 
-def _open(source: Source, shard: Shard) -> ShardReader:
+def open_shard(source: Source, shard: Shard) -> ShardReader:
+    """With the columns that `source` names. Raises one of `SHARD_ERRORS`."""
     return ShardReader(
         shard, id_column=source.id_column, text_column=source.text_column, carry=list(source.carry)
     )

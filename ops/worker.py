@@ -24,6 +24,7 @@ from docmill.data.ledger import Ledger
 from docmill.data.manifest import is_committed
 from docmill.data.plan import Plan
 from docmill.data.records import Answer, Partition, Shard, Status
+from docmill.engine.errors import ModelChanged
 from docmill.engine.garbage import rare_garbage_collection
 from docmill.engine.open_engine import start_engine
 from docmill.engine.pool.types import WorkerContext
@@ -74,6 +75,7 @@ class WorkOrder:
     partition: Partition
     tasks: list[str]
     plan: Plan
+    model_fingerprint: str  # of the model that it was planned for
     finished_before: str  # `manifest.finish_stamp`: another one means that somebody has finished the work
     reused: str | None = None  # folder with what finished runs know of the plan's texts, see `ops.reuse`
     near: str | None = None  # folder with what is asked as another row, see `ops.representatives`
@@ -150,6 +152,8 @@ class _Worker:
                     self.engine = started
             assert self.engine is not None
             engine = self.engine
+            if engine.info.model_fingerprint != order.model_fingerprint:
+                raise ModelChanged(job.model.source)
             self.figures.loaded(engine)
             prompts = Prompts(tokenizer, job.system_prompt)
             most_chunk_tokens = max_chunk_tokens(job, prompts, engine.info.max_model_len)

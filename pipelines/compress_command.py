@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from docmill.data.layout import Layout
@@ -57,6 +58,10 @@ def with_changes(job: Job, changes: Mapping[str, Any]) -> Job:
 
     before = job.model.compress.model_dump(exclude_unset=True) if job.model.compress else {}
     given = {name: value for name, value in changes.items() if value is not None}
+    if "://" not in given.get("out", "://"):
+        given["out"] = str(
+            Path(given["out"]).expanduser().absolute()
+        )  # in a job file it is from that file's folder
     values = {"out": Layout.models(job.output.uri)} | before | given
     try:
         compress = CompressConfig.model_validate(values)

@@ -45,7 +45,7 @@ class CompressConfig(BaseModel):
     keep_texts: str | None = None
     """trim: a folder of Parquet files with texts (the job's text column) whose tokens stay, beside those of the day."""
     out: str | None = None
-    """Folder or bucket of the models that were made; null: below the job's output."""
+    """Folder or bucket of the models that were made, of this job alone; null: below the job's output."""
 
     @model_validator(mode="after")
     def _settings_of_its_recipe(self) -> CompressConfig:

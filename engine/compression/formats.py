@@ -48,6 +48,16 @@ def quantises_activations(form: Format) -> bool:
     return form != "w4a16"
 
 
+def fast_formats(device: str) -> tuple[Format, ...]:
+    """What `auto` chooses from: the 8 bits that this machine's `cpu` or `cuda` multiplies fastest.
+
+    FP8 needs tensor cores of Ada or later; INT8's are gone in the newest. Imports torch.
+    """
+    import torch
+
+    return ("fp8",) if device == "cuda" and torch.cuda.get_device_capability() >= (8, 9) else ("int8",)
+
+
 def fits(form: Format, num_outputs: int, num_inputs: int) -> bool:
     """Whether vLLM has a kernel for a layer of this shape."""
     return num_outputs % TILE[form] == 0 and num_inputs % TILE[form] == 0

@@ -2,26 +2,28 @@
 
 `auto` measures how much each group of layers suffers from 8 bits, takes them all, then fewer and fewer of the sensitive
 ones. The other recipes say exactly what to make: only their first candidate may be published, and what comes after it
-is there to say what would have held.
+is there to say what would have held. A trimmed vocabulary has the tokens of all documents; judged is one that has those
+of the other half alone, since the held-out documents would else say nothing of another day.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from docmill.engine.compression.config import CompressConfig
-from docmill.engine.compression.formats import Format
+from docmill.engine.compression.errors import UnfitError
+from docmill.engine.compression.formats import Format, fast_formats
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.ops.compression.corpus_tokens import CorpusTokens
 from docmill.ops.compression.report import CurvePoint, LayerPrecision
 
-AUTO_FORMATS: dict[str, tuple[Format, ...]] = {"cpu": ("int8",), "cuda": ("fp8", "int8")}
 BUDGETS = (1.0, 0.5, 0.25, 0.125)  # of the divergence that all layers in 8 bits would cost together
 CURVE_POINTS = 100
-# Requests that layers are measured and rounded on, evenly taken: each layer reads them several times over.
-MOST_SEQUENCES = 256
+# Requests that layers are measured and rounded on: each layer reads them several times over.
+MOST_SEQUENCES, MOST_TOKENS = 256, 1 << 17
 PRUNE_STEPS = (1.0, 0.5, 0.25)  # of the shares that the job asks for
 
 Tell = Callable[[str, float], None]  # what is done, and how much of it from 0 to 1
@@ -35,7 +37,7 @@ class Material:
     folder: Path  # to work in; each candidate gets a folder there
     config: CompressConfig
     device: str  # cpu or cuda
-    sequences: list[AskedSequence]
+    sequences: list[AskedSequence]  # mixed, so that any number of them has some of every task
     corpus_tokens: Callable[[], CorpusTokens]  # only trimming asks
     tell: Tell
 
@@ -46,6 +48,7 @@ class Candidate:
 
     setting: str
     folder: Path
+    judged: Path | None = None  # in its place, where `folder` knows of the held-out documents
     bits_per_weight: float | None = None
     layers: list[LayerPrecision] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
@@ -55,7 +58,7 @@ class Candidate:
 def formats_of(config: CompressConfig, device: str) -> tuple[Format, ...]:
     """In which layers may be stored; none for recipes that quantise nothing."""
     if config.recipe == "auto":
-        return config.formats or AUTO_FORMATS[device]
+        return config.formats or fast_formats(device)
     return (config.recipe,) if config.recipe in ("int8", "fp8", "w4a16") else ()
 
 
@@ -75,7 +78,7 @@ def _quantised(material: Material) -> Iterator[Candidate]:
     from docmill.engine.compression.sensitivity import measure_sensitivity
 
     formats = formats_of(material.config, material.device)
-    sequences = material.sequences[:: -(-len(material.sequences) // MOST_SEQUENCES)]
+    sequences = some_of(material.sequences)
     sensitivity = measure_sensitivity(material.source, sequences, formats, smooth=True, tell=material.tell)
     points = [
         CurvePoint(bits_per_weight=point.bits, divergence=point.divergence)
@@ -112,6 +115,16 @@ def _quantised(material: Material) -> Iterator[Candidate]:
         )
 
 
+def some_of(sequences: Sequence[AskedSequence]) -> list[AskedSequence]:
+    """As many from the start as are measured on, at least one."""
+    ends = accumulate(len(sequence.token_ids) for sequence in sequences)
+    return [
+        sequence
+        for number, (sequence, end) in enumerate(zip(sequences, ends, strict=True))
+        if number == 0 or (number < MOST_SEQUENCES and end <= MOST_TOKENS)
+    ]
+
+
 def _setting(precisions: Mapping[str, str | None]) -> str:
     """`20 of 24 groups of layers in int8`."""
     formats = sorted({name for name in precisions.values() if name})
@@ -131,9 +144,15 @@ def _pruned(material: Material) -> Iterator[Candidate]:
             ffn_share=config.ffn_share * step,
             head_share=config.head_share * step,
             layers=int(config.layers * step),
+            heal_steps=getattr(config, "heal_steps", 100),
         )
         folder = material.folder / f"pruned-{number}"
-        made = prune(material.source, folder, settings, material.sequences, tell=material.tell)
+        try:
+            made = prune(material.source, folder, settings, material.sequences, tell=material.tell)
+        except UnfitError:
+            if number == 1:
+                raise
+            return  # so little that it rounds to nothing
         before, after = made.size_before, made.size_after
         parts = [
             f"{what} {old:,} to {new:,}"
@@ -159,11 +178,20 @@ def _pruned(material: Material) -> Iterator[Candidate]:
 def _trimmed(material: Material) -> Iterator[Candidate]:
     from docmill.engine.compression.trim import needed_tokens, trim
 
-    folder, corpus = material.folder / "trimmed", material.corpus_tokens()
+    folder, judged, corpus = (
+        material.folder / "trimmed",
+        material.folder / "trimmed-half",
+        material.corpus_tokens(),
+    )
     made = trim(material.source, folder, needed_tokens(material.source, corpus.counts), tell=material.tell)
+    half = trim(
+        material.source, judged, needed_tokens(material.source, corpus.half_counts), tell=material.tell
+    )
     yield Candidate(
-        f"vocabulary {made.num_rows_before:,} to {made.num_rows_after:,} tokens",
+        f"vocabulary {made.num_rows_before:,} to {made.num_rows_after:,} tokens (judged with {half.num_rows_after:,} "
+        "of half the documents)",
         folder,
+        judged=judged,
         figures={
             "rows_before": made.num_rows_before,
             "rows_after": made.num_rows_after,

@@ -13,6 +13,7 @@ Nothing counts before the manifest is written. What holds nowhere is not publish
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
@@ -22,9 +23,10 @@ from pathlib import Path
 
 from docmill.data import storage
 from docmill.data.records import Partition
-from docmill.engine.compressed_models import publish
+from docmill.engine.compressed_models import manifest_version, publish
 from docmill.engine.compression.checkpoint import check_supported, local_source
 from docmill.engine.compression.config import CompressConfig
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
 from docmill.engine.pool.config import PoolConfig
@@ -32,7 +34,7 @@ from docmill.ops.compression.candidates import Candidate, Material, Tell, candid
 from docmill.ops.compression.corpus_tokens import corpus_tokens, find_kept
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
-from docmill.ops.compression.quality import Answered
+from docmill.ops.compression.quality import CERTAINTY, Answered, certainty_of
 from docmill.ops.compression.report import CompressionReport, Side, Trial
 from docmill.ops.compression.runs import Runs, weight_bytes, with_source
 from docmill.ops.errors import JobError, NotWorthIt
@@ -75,6 +77,7 @@ def compress_job(
     `ModelError` (no way to compress this one), and what a run of the job raises.
     """
     config, started = config_of(job), time.monotonic()
+    replaced = manifest_version(config, source_fingerprint(job.model))
     source = local_source(job.model)
     check_supported(source)
     storage.check_writable(str(config.out))
@@ -93,15 +96,13 @@ def compress_job(
             config=config,
             device="cpu" if first.machine.device == "cpu" else "cuda",
             sequences=recorded.sequences,
-            corpus_tokens=lambda: corpus_tokens(job, partition, recorded.sequences),
+            corpus_tokens=lambda: corpus_tokens(job, partition, recorded.sequences, recorded.labels),
             tell=tell,
         )
         trials: list[Trial] = []
         try:
             chosen, after = _first_that_holds(runs, config, make(material), right, trials)
-        except (
-            ValueError
-        ) as error:  # of a recipe: its settings do not fit this model, or the sample is too small
+        except UnfitError as error:
             raise JobError(job.name, [f"model.compress: {error}"]) from error
         report = CompressionReport(
             job=job.name,
@@ -141,7 +142,10 @@ def compress_job(
             judged=judged_by(job),
             made_at=report.made_at,
             report=lambda _: report.model_dump_json(indent=1).encode(),
+            replaced=replaced,
         )
+    if model.made_at != report.made_at:  # somebody else was first
+        return find_made(job) or Compressed(model, report, made=False)
     return Compressed(model, report, made=True)
 
 
@@ -153,9 +157,11 @@ def _first_that_holds(
     trials: list[Trial],
 ) -> tuple[Candidate | None, Side | None]:
     """Judges candidate after candidate. Of recipes that say exactly what to make, only the first may be published."""
+    is_auto = config.recipe == "auto"
     for candidate in made:
         after = Side(num_bytes=weight_bytes(candidate.folder))
         model = with_source(runs.job.model, candidate.folder)
+        judged = with_source(runs.job.model, candidate.judged or candidate.folder)
         trial = Trial(
             setting=candidate.setting,
             num_bytes=after.num_bytes,
@@ -164,16 +170,19 @@ def _first_that_holds(
         )
         try:
             answers = runs.answers_of(model, after)
+            if candidate.judged is not None:
+                answers = runs.answers_of(judged, Side(num_bytes=0))
         except EngineError as error:
             trial = trial.model_copy(update={"trouble": str(error)})
         else:
-            trial = trial.model_copy(update={"tasks": runs.qualities(right, answers)})
+            certainty = certainty_of(len(trials)) if is_auto else CERTAINTY
+            trial = trial.model_copy(update={"tasks": runs.qualities(right, answers, certainty)})
         trials.append(trial)
         log.info("job=%s compress: %s: drop of at most %.4f", runs.job.name, trial.setting, trial.most_drop)
         if trial.trouble is None and trial.most_drop <= config.max_drop:
             # What comes after the one that was asked for is made to be named, not to be used.
-            wanted = config.recipe == "auto" or len(trials) == 1
-            return (candidate, after) if wanted else (None, None)
+            return (candidate, after) if is_auto or len(trials) == 1 else (None, None)
+        shutil.rmtree(candidate.folder, ignore_errors=True)  # a large model's are many GB
     return None, None
 
 

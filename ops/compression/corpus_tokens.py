@@ -17,36 +17,41 @@ from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.ops.partitions import find_shards
 from docmill.ops.prepare import PreparedText, prepare
+from docmill.ops.tasks.task import Labels
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusTokens:
-    """`counts`: by token id.
+    """`counts`: by token id, of all documents. `half_counts`: without those of the half that models are judged on.
 
-    What to expect of another day, from 0 to 1: `unseen_share` of one half's tokens, which will be spelled in smaller
-    pieces, are not in the other half; they stand in `unseen_document_share` of its documents, which will be longer.
+    What to expect of another day, from 0 to 1: `unseen_share` of that half's tokens, which will be spelled in smaller
+    pieces, are not in `half_counts`; they stand in `unseen_document_share` of its documents, which will be longer.
     """
 
     counts: Counter[int]
+    half_counts: Counter[int]
     unseen_share: float
     unseen_document_share: float
 
 
-def corpus_tokens(job: Job, partition: Partition, asked: Iterable[AskedSequence]) -> CorpusTokens:
-    """Of all documents of the partition, of `keep_texts`, and of prompts and answers that were asked.
+def corpus_tokens(
+    job: Job, partition: Partition, asked: Iterable[AskedSequence], labels: Iterable[Labels]
+) -> CorpusTokens:
+    """Of all documents of the partition, of `keep_texts`, of prompts and answers that were asked, and of all labels.
 
     Raises `ShardError`: what cannot be read could not be kept.
     """
     counts = Counter(chain.from_iterable(sequence.token_ids for sequence in asked))
+    counts.update(chain.from_iterable(chain.from_iterable(labels)))
     tokenizer = ModelTokenizer(job.model.uncompressed)
     compress = job.model.compress
     if compress is not None and compress.keep_texts is not None:
-        for texts in _texts(job, find_kept(job, compress.keep_texts)):
+        for texts in _texts(job, find_kept(job, compress.keep_texts), id_column=job.source.text_column):
             counts.update(chain.from_iterable(tokenizer.encode_data(texts)))
     seen, others = Counter[int](), Counter[int]()
     num_others = 0
     doubtful: list[list[int]] = []  # of documents of the other half: tokens that were not seen until then
-    for texts in _texts(job, find_shards(job, partition)):
+    for texts in _texts(job, find_shards(job, partition), id_column=job.source.id_column):
         for text, ids in zip(texts, tokenizer.encode_data(texts), strict=True):
             if not is_held_out(text):
                 seen.update(ids)
@@ -55,11 +60,11 @@ def corpus_tokens(job: Job, partition: Partition, asked: Iterable[AskedSequence]
             others.update(ids)
             if new := [token for token in set(ids) if token not in seen and token not in counts]:
                 doubtful.append(new)
-    known = seen.keys() | counts.keys()
-    unseen = sum(number for token, number in others.items() if token not in known)
-    unseen_documents = sum(not known.issuperset(tokens) for tokens in doubtful)
+    half = counts + seen
+    unseen = sum(number for token, number in others.items() if token not in half)
+    unseen_documents = sum(any(token not in half for token in tokens) for tokens in doubtful)
     return CorpusTokens(
-        counts + seen + others, unseen / max(1, others.total()), unseen_documents / max(1, num_others)
+        half + others, half, unseen / max(1, others.total()), unseen_documents / max(1, num_others)
     )
 
 
@@ -74,13 +79,11 @@ def find_kept(job: Job, keep_texts: str) -> list[Shard]:
     return shards
 
 
-def _texts(job: Job, shards: list[Shard]) -> Iterator[list[str]]:
+def _texts(job: Job, shards: list[Shard], *, id_column: str) -> Iterator[list[str]]:
     """Clean, as the job asks about them."""
     source = job.source
     for shard in shards:
-        with ShardReader(
-            shard, id_column=source.id_column, text_column=source.text_column, carry=[]
-        ) as reader:
+        with ShardReader(shard, id_column=id_column, text_column=source.text_column, carry=[]) as reader:
             for batch in reader:
                 prepared = (prepare(document, job.prepare) for document in batch.documents)
                 yield [one.text for one in prepared if isinstance(one, PreparedText)]

@@ -13,12 +13,14 @@ from functools import partial
 
 import xxhash
 
+from docmill.data.errors import SHARD_ERRORS
 from docmill.data.records import Partition
 from docmill.engine.compression.config import FEWEST_DOCUMENTS, CompressConfig
 from docmill.ops.compression.quality import upper_bound
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
-from docmill.ops.sample import Sample, sampled
+from docmill.ops.partitions import find_shards
+from docmill.ops.sample import Sample, open_shard, sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Halves:
 
 @contextmanager
 def halves(job: Job, partition: Partition, config: CompressConfig) -> Iterator[Halves]:
-    """Both are gone afterwards. Raises `JobError` where the partition has too few documents."""
+    """Both are gone afterwards. Raises `JobError` where the partition has too few documents, or not the references."""
+    references = sorted(set(config.references.values()))
+    _check_columns(job, partition, references)
     with ExitStack() as stack:
         taken = [
             stack.enter_context(
@@ -39,7 +43,7 @@ def halves(job: Job, partition: Partition, config: CompressConfig) -> Iterator[H
                     job,
                     partition,
                     num_documents=config.sample,
-                    carry=sorted(set(config.references.values())),
+                    carry=references,
                     takes=partial(_is_in, half),
                 )
             )
@@ -48,6 +52,23 @@ def halves(job: Job, partition: Partition, config: CompressConfig) -> Iterator[H
         found = Halves(*taken)
         _check(job, partition, config, found)
         yield found
+
+
+def _check_columns(job: Job, partition: Partition, references: list[str]) -> None:
+    """Raises `JobError` where no shard has them: a shard without them is left out as one that cannot be read."""
+    missing: Exception | None = None
+    for shard in find_shards(job, partition) if references else []:
+        try:
+            open_shard(job.source.model_copy(update={"carry": references}), shard).close()
+        except SHARD_ERRORS as error:
+            missing = missing or error
+        else:
+            return
+    if missing is not None:
+        raise JobError(job.name, [
+            f"model.compress.references: no file of partition {partition} can be read with the columns "
+            f"{', '.join(references)}: {missing}"
+        ])  # fmt: skip
 
 
 def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves) -> None:

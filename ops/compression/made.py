@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from docmill.data import storage
+from docmill.data.errors import StorageNotFound
 from docmill.engine.compressed_models import CompressedModel, find_compressed, report_uri
 from docmill.engine.compression.config import CompressConfig
 from docmill.engine.model_files import source_fingerprint
@@ -33,12 +34,18 @@ def config_of(job: Job) -> CompressConfig:
 
 
 def find_made(job: Job) -> Compressed | None:
-    """The one of its model and settings; None where none was made. Raises `JobError` without `model.compress`."""
+    """The one of its model and settings; None where none was made, or by another version of docmill.
+
+    Raises `JobError` without `model.compress`.
+    """
     config = config_of(job)
     model = find_compressed(config, source_fingerprint(job.model))
     if model is None:
         return None
-    report = CompressionReport.model_validate_json(storage.read_bytes(report_uri(config, model)))
+    try:
+        report = CompressionReport.model_validate_json(storage.read_bytes(report_uri(config, model)))
+    except (ValueError, StorageNotFound):
+        return None
     return Compressed(model, report, made=False)
 
 

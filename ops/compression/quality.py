@@ -9,7 +9,8 @@ source model's own answer:
 - summarize: ROUGE-L (Lin 2004), F of the longest common subsequence of words, by rapidfuzz
 
 A document's drop is what the source model had of it less what the compressed model has; a row that fails has nothing.
-The bound is where the mean drop lies with 95 % certainty at most, by bootstrap over documents (Efron 1979). One
+The bound is where the mean drop lies with 95 % certainty at most, by bootstrap over documents (Efron 1979); of several
+models that are tried in turn each is held to more, so that all together err no more often. One
 document that loses everything is added to them: where nothing differs, a bootstrap would else be sure of 0 after one
 document; so it says 3/n, as the rule of three does.
 """
@@ -31,7 +32,7 @@ from docmill.ops.tasks.task import Task
 if TYPE_CHECKING:
     from sacrebleu.metrics.chrf import CHRF
 
-CONFIDENCE = 0.95
+CERTAINTY = 0.95
 RESAMPLES = 4000
 Score = Callable[[str, str], float]
 
@@ -44,8 +45,21 @@ class Answered:
     reference: str | None = None
 
 
+def certainty_of(attempt: int) -> float:
+    """For the bound of the first, second, ... (0, 1, ...) model of those of which the first that holds is published.
+
+    Their doubts are 1/2, 1/4, 1/8, ... of 5 %, which is never more than 5 % in all (Bonferroni).
+    """
+    return 1 - (1 - CERTAINTY) / 2.0 ** (attempt + 1)
+
+
 def compare(
-    task: Task, source: Mapping[str, Answered], compressed: Mapping[str, Answered], *, has_references: bool
+    task: Task,
+    source: Mapping[str, Answered],
+    compressed: Mapping[str, Answered],
+    *,
+    has_references: bool,
+    certainty: float = CERTAINTY,
 ) -> TaskQuality:
     """One task's rows by document id. Documents that the source model did not answer say nothing and are left out."""
     metric, score = metric_of(task)
@@ -66,7 +80,7 @@ def compare(
         source=_mean(before),
         compressed=_mean(after),
         drop=_mean(drops),
-        most_drop=upper_bound(drops),
+        most_drop=upper_bound(drops, certainty),
         equal_share=_mean(same),
     )
 
@@ -82,12 +96,12 @@ def metric_of(task: Task) -> tuple[str, Score]:
     return "chrF", chrf
 
 
-def upper_bound(drops: Sequence[float] | np.ndarray[Any, Any]) -> float:
-    """Of the mean drop, with 95 % certainty; 1 where there are no documents."""
+def upper_bound(drops: Sequence[float] | np.ndarray[Any, Any], certainty: float = CERTAINTY) -> float:
+    """Of the mean drop, with this certainty; 1 where there are no documents."""
     values = np.append(np.asarray(drops, dtype=float), 1.0)
     draw = np.random.default_rng(0)  # the same documents give the same bound
     means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    return float(np.quantile(means, CONFIDENCE))
+    return float(np.quantile(means, certainty))
 
 
 def chrf(answer: str, right: str) -> float:

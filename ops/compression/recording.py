@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import xxhash
+
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.engine.types import Completion, Engine, EngineInfo, Incident, Load, Request
+from docmill.ops.tasks.task import Labels
 
 
 class RecordingEngine:
@@ -14,11 +17,14 @@ class RecordingEngine:
     def __init__(self, engine: Engine):
         self._engine = engine
         self._asked: dict[str, Request] = {}
-        self.sequences: list[AskedSequence] = []
+        self._sequences: list[AskedSequence] = []
+        self.labels: set[Labels] = set()  # of all requests, also those labels that were never an answer
 
     def submit(self, request: Request) -> None:
         """As the engine's own."""
         self._asked[request.id] = request
+        if request.labels is not None:
+            self.labels.add(request.labels)
         self._engine.submit(request)
 
     def completions(self, timeout_seconds: float) -> list[Completion]:
@@ -29,8 +35,13 @@ class RecordingEngine:
             answer = _answer(request, completion)
             if answer:
                 prompt = tuple(request.prompt_token_ids)
-                self.sequences.append(AskedSequence(prompt + answer, len(prompt)))
+                self._sequences.append(AskedSequence(prompt + answer, len(prompt)))
         return found
+
+    @property
+    def sequences(self) -> list[AskedSequence]:
+        """All that were answered, the same in every run and mixed: any number from the start has some of every task."""
+        return sorted(self._sequences, key=_shuffled)
 
     @property
     def info(self) -> EngineInfo:
@@ -63,6 +74,10 @@ class RecordingEngine:
 
     def close(self) -> None:
         self._engine.close()
+
+
+def _shuffled(sequence: AskedSequence) -> tuple[int, tuple[int, ...]]:
+    return xxhash.xxh3_64_intdigest(repr(sequence.token_ids).encode()), sequence.token_ids
 
 
 def _answer(request: Request, completion: Completion) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from docmill.data.records import Partition, Status
 from docmill.engine.config import ModelConfig
 from docmill.engine.open_engine import start_engine
 from docmill.ops.compression.halves import Halves
-from docmill.ops.compression.quality import Answered, compare
+from docmill.ops.compression.quality import CERTAINTY, Answered, compare
 from docmill.ops.compression.recording import RecordingEngine
 from docmill.ops.compression.report import Side, TaskQuality
 from docmill.ops.job import Job
@@ -76,10 +76,17 @@ class Runs:
         self,
         right: Mapping[str, dict[str, Answered]],
         answers: Mapping[str, dict[str, Answered]],
+        certainty: float = CERTAINTY,
     ) -> dict[str, TaskQuality]:
         """Of every task."""
         return {
-            name: compare(task, right[name], answers[name], has_references=name in self._references)
+            name: compare(
+                task,
+                right[name],
+                answers[name],
+                has_references=name in self._references,
+                certainty=certainty,
+            )
             for name, task in self.job.tasks.items()
         }
 

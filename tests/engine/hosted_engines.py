@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from docmill.data.records import Usage
@@ -199,3 +200,9 @@ def loads_once(config: EngineConfig, *, path: str) -> StepEngine:
 
 def crashes_again(config: EngineConfig, *, path: str) -> StepEngine:
     return crash_while_loading() if _num_earlier(path) else StepEngine(config)
+
+
+def another_model_each_time(config: EngineConfig, *, path: str) -> StepEngine:
+    engine = StepEngine(config)
+    engine.info = replace(engine.info, model_fingerprint=f"model {_num_earlier(path)}")
+    return engine

@@ -286,6 +286,17 @@ def test_a_model_that_fails_to_load_again_gets_further_chances(tmp_path: Path) -
         assert ["not free" in incident.message for incident in engine.incidents] == [False, True]
 
 
+def test_a_model_that_was_made_anew_meanwhile_ends_it_at_once(tmp_path: Path) -> None:
+    """Its answers would stand beside the first one's, under that one's name."""
+    with supervised(hosted.another_model_each_time, path=str(tmp_path / "tries")) as engine:
+        asked = hosted.request("a")
+        assert is_right(answers(engine, [asked])["a"], asked)
+        kill(engine)
+        with pytest.raises(EngineDied, match="has changed since this run began"):
+            answers(engine, [hosted.request("b")])
+    assert (tmp_path / "tries").read_text() == "xx"
+
+
 @pytest.mark.parametrize("state", ["serving", "stopped", "loading again", "waiting to start again"])
 def test_closing_takes_seconds_whatever_it_is_at(state: str, tmp_path: Path) -> None:
     make: Callable[..., Any] = hosted.StepEngine

@@ -24,7 +24,7 @@ from docmill.data.layout import Layout, answers_glob
 from docmill.data.ledger import Beat, Done, Ledger
 from docmill.data.plan import Plan
 from docmill.data.records import Usage
-from docmill.engine.errors import EngineDied
+from docmill.engine.errors import EngineDied, ModelChanged
 from docmill.engine.fake_engine import FakeEngine
 from docmill.engine.types import Completion, Request
 from docmill.ops import partition_job, planning, reuse, unit_answers
@@ -266,6 +266,17 @@ def test_a_run_whose_engine_dies_leaves_what_was_there(folder: Any) -> None:
     assert folder.manifest() == manifest
     folder.run()
     assert folder.table("summaries", "a").num_rows == 50
+
+
+def test_a_model_that_was_made_anew_after_planning_answers_nothing(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("a", ["alt"] * 5)
+    with monkeypatch.context() as patch, pytest.raises(ModelChanged, match="Run the job again"):
+        patch.setattr(partition_job, "model_fingerprint_of", lambda *_: "before")
+        folder.run()
+    folder.run()
+    assert folder.table("summaries", "a").num_rows == 5
 
 
 def test_the_manifest_is_written_last(folder: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from docmill.engine.compressed_models import (
     checkpoint_uri,
     find_compressed,
     local_checkpoint,
+    manifest_version,
     publish,
     report_uri,
 )
@@ -40,7 +42,11 @@ def make(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-def put(config: CompressConfig, folder: Path, *, judged: str = "settings") -> CompressedModel:
+def put(
+    config: CompressConfig, folder: Path, *, judged: str = "settings", replaced: str | None = ""
+) -> CompressedModel:
+    if replaced == "":
+        replaced = manifest_version(config, source_fingerprint(SOURCE))
     return publish(
         config,
         folder,
@@ -49,6 +55,7 @@ def put(config: CompressConfig, folder: Path, *, judged: str = "settings") -> Co
         judged={"english": judged},
         made_at=datetime.now(UTC),
         report=lambda model: model.checkpoint.encode(),
+        replaced=replaced,
     )
 
 
@@ -85,8 +92,20 @@ def test_a_new_one_takes_the_old_ones_place_whole(out: str, tmp_path: Path) -> N
     assert found == new
     assert found.judged == {"english": "others"}
     assert fingerprint(str(local_checkpoint(config, new)), None) != before
+    # Runs that have begun with the old one find its files until there is one more.
+    assert storage.list_files(checkpoint_uri(config, old))
+    put(config, make(tmp_path / "c", b"thirds!"))
     assert not storage.list_files(checkpoint_uri(config, old))
     assert not storage.exists(report_uri(config, old))
+    assert storage.list_files(checkpoint_uri(config, new))
+
+
+def test_one_that_was_published_while_another_was_made_is_not_replaced(out: str, tmp_path: Path) -> None:
+    config = config_in(out)
+    before = manifest_version(config, source_fingerprint(SOURCE))
+    first = put(config, make(tmp_path / "a"), replaced=before)
+    assert put(config, make(tmp_path / "b", b"others!"), replaced=before) == first
+    assert storage.list_files(checkpoint_uri(config, first))
 
 
 def test_of_two_at_the_same_time_one_counts_and_the_other_leaves_nothing(
@@ -133,3 +152,19 @@ def test_a_fetch_that_is_cut_off_counts_for_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(StorageNotFound):
         local_checkpoint(config, made)
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_files_that_are_not_there_or_not_whole_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMILL_MODEL_CACHE", str(tmp_path / "cache"))
+    config = config_in(str(tmp_path / "models"))
+    made = put(config, make(tmp_path / "a"))
+    shutil.rmtree(checkpoint_uri(config, made))
+    with pytest.raises(ModelError, match=r"is not there, though its manifest is.*--again"):
+        local_checkpoint(config, made)
+    config = config_in(f"memory://{tmp_path.name}/short")
+    made = put(config, make(tmp_path / "b"))
+    storage.put_bytes(join(checkpoint_uri(config, made), "model.safetensors"), b"wei")
+    with pytest.raises(ModelError, match=r"3 bytes came; its manifest says 7"):
+        local_checkpoint(config, made)

@@ -34,7 +34,7 @@ def job_of(folder: Path, texts: list[str], keep: list[str] | None = None) -> Job
     compress = {"recipe": "trim"}
     if keep is not None:
         (folder / "keep").mkdir()
-        pq.write_table(table_of(keep), folder / "keep" / "0.parquet")
+        pq.write_table(table_of(keep).select(["text"]), folder / "keep" / "0.parquet")
         compress["keep_texts"] = str(folder / "keep")
     return Job.model_validate(
         {
@@ -57,9 +57,10 @@ def test_tokens_of_documents_prompts_and_kept_texts_are_counted(tmp_path: Path) 
     job = job_of(tmp_path, texts, keep=["une facture impayée"])
     tokenizer = ModelTokenizer(job.model.uncompressed)
     asked = AskedSequence((1, 2, 3, 3), 2)
-    found = corpus_tokens(job, Partition(), [asked])
+    label = tokenizer.encode_data(["cancellation"])[0]
+    found = corpus_tokens(job, Partition(), [asked], [((5,), tuple(label))])
     expected = Counter(chain.from_iterable(tokenizer.encode_data([*texts, "une facture impayée"])))
-    assert found.counts == expected + Counter(asked.token_ids)
+    assert found.counts == expected + Counter([*asked.token_ids, 5, *label])
     assert (found.unseen_share, found.unseen_document_share) == (0, 0)
 
 
@@ -78,7 +79,9 @@ def test_what_one_half_alone_has_is_to_be_expected_of_another_day(tmp_path: Path
     )
     new = others[0].keys() - seen.keys()
     assert new, "the word is one of the vocabulary's own pieces"
-    found = corpus_tokens(job, Partition(), [])
+    found = corpus_tokens(job, Partition(), [], [])
+    assert (new <= found.half_counts.keys()) is kept
+    assert new <= found.counts.keys()
     if kept:
         assert (found.unseen_share, found.unseen_document_share) == (0, 0)
     else:
