@@ -2,9 +2,10 @@
 
     .venv/bin/python tests/benchmarks/compress.py [--documents 700] [--parts recipes,trimmed,...]
 
-recipes      `docmill compress` with int8, auto (4 and 8 bits), trim and prune (a quarter of the feed-forward width,
-             healed): what each task loses against the right answers, size, and tokens/s by turns with the source
-trimmed      every document of the partition, answered by the source model and by the trimmed one
+recipes      `docmill compress` with int8, auto (4 and 8 bits) and prune (a quarter of the feed-forward width, healed):
+             what each task loses against the right answers, size, and tokens/s by turns with the source
+trimmed      the same with trim, on a larger partition; then every document of that day, where all answers have to be
+             equal, and of the next, by the source model and by the trimmed one
 same_size    as many bits a weight, once in one format and once chosen by layer: loss on held-out documents
 vocabulary   a model of 150,000 tokens (random weights) trimmed to what the corpus needs: bytes, and time of a step
 guard        a model that was broken on purpose is refused, and nothing is left of it
@@ -22,6 +23,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,12 @@ from docmill.data.demo import demo_documents
 from docmill.data.layout import Layout
 from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
 from docmill.engine.compression.formats import Format
-from docmill.engine.compression.sequences import AskedSequence
 from docmill.engine.config import ModelConfig
 from docmill.ops.accuracy import DAY, accuracy_job
-from docmill.ops.compression.candidates import MOST_SEQUENCES, Candidate, Material
+from docmill.ops.compression.candidates import Candidate, Material, some_of
 from docmill.ops.compression.compress_job import compress_job
 from docmill.ops.compression.halves import halves
-from docmill.ops.compression.recording import RecordingEngine
+from docmill.ops.compression.quality import Answered, compare
 from docmill.ops.compression.report import CompressionReport, Side, TaskQuality
 from docmill.ops.compression.runs import Runs, weight_bytes, with_source
 from docmill.ops.errors import NotWorthIt
@@ -52,6 +53,7 @@ from docmill.ops.sources import ensure_source
 SEED = 20261129  # the training never saw it
 PARTS = ("recipes", "trimmed", "same_size", "vocabulary", "guard")
 SAME_SIZE_DOCUMENTS = 300  # 4 bits are slow on a CPU without 16-bit arithmetic
+TRIM_SHARE = 4  # times as many documents on a day: what a vocabulary needs is told by many
 VOCABULARY_ROWS, VOCABULARY_PAIRS = 150_000, 3
 REFERENCES = {
     "translations": "reference_translation",
@@ -61,14 +63,14 @@ REFERENCES = {
 RECIPES: dict[str, dict[str, Any]] = {
     "int8": {"max_drop": 0.01},
     "auto": {"max_drop": 0.01, "formats": ["w4a16", "int8"]},
-    "trim": {"max_drop": 0.01},
     "prune": {"max_drop": 0.02, "ffn_share": 0.25},
 }
 
 
-def job_with(folder: Path, documents: int, **compress: Any) -> Job:
-    """The demo's three tasks over fresh documents with known answers."""
+def job_with(folder: Path, documents: int, days: int = 1, **compress: Any) -> Job:
+    """The demo's three tasks over fresh documents with known answers, so many on each day from `DAY` on."""
     plain = accuracy_job(folder, seed=SEED, num_documents=documents).model_dump(mode="json")
+    plain["source"]["generate"]["days"] = [str(DAY + timedelta(days=day)) for day in range(days)]
     model = {"compress": {"sample": documents, "references": REFERENCES, **compress}}
     job = Job.model_validate({**plain, "model": model})
     ensure_source(job)
@@ -123,33 +125,29 @@ def _rounded(value: float | None) -> float | None:
 
 
 def trimmed(folder: Path, documents: int) -> dict[str, Any]:
-    """Answers that differ, of all tasks' rows, on the documents that told which tokens to keep and on all others."""
-    job = job_with(folder, documents, recipe="trim", **RECIPES["trim"])
-    partition = job.partition(str(DAY))
-    made = compress_job(job, partition)
-    answers: dict[str, list[pl.DataFrame]] = {name: [] for name in job.tasks}
-    for name, model in (("source", job.model.uncompressed), ("trimmed", job.model)):
-        output = job.output.model_copy(update={"uri": str(folder / name)})
-        run_partition(job.model_copy(update={"model": model, "output": output}), partition)
-        for task, found in answers.items():
-            rows = pl.read_parquet(f"{Layout(output.uri, partition).answers_folder(task)}/*.parquet")
-            found.append(
-                rows.select("doc_id", "status", pl.col(job.tasks[task].columns[0].name).alias("answer"))
-            )
-    counted = {task: both[0].join(both[1], on="doc_id", how="full") for task, both in answers.items()}
-    trial = made.report.trials[0]
-    return {
-        "answers": {task: rows.height for task, rows in counted.items()},
-        "differ": {
-            task: rows.filter(
-                pl.col("answer").ne_missing(pl.col("answer_right"))
-                | pl.col("status").ne_missing(pl.col("status_right"))
-            ).height
-            for task, rows in counted.items()
-        },
-        **trial.figures,
-        "checkpoint_bytes": [made.report.before.num_bytes, trial.num_bytes],
-    }
+    """`docmill compress` with trim, then both models over every document of that day and of the next."""
+    job = job_with(folder, TRIM_SHARE * documents, days=2, recipe="trim", max_drop=0.01, sample=2 * documents)
+    made = compress_job(job, job.partition(str(DAY)), tell=print)
+    days = {}
+    for day in (DAY, DAY + timedelta(days=1)):
+        partition = job.partition(str(day))
+        rows: list[dict[str, dict[str, Answered]]] = []
+        for name, model in (("source", job.model.uncompressed), ("trimmed", job.model)):
+            output = job.output.model_copy(update={"uri": str(folder / name)})
+            run_partition(job.model_copy(update={"model": model, "output": output}), partition)
+            rows.append({task: _answers(job, Layout(output.uri, partition), task) for task in job.tasks})
+        days[str(day)] = {
+            task: _quality(compare(job.tasks[task], rows[0][task], rows[1][task], has_references=True))
+            | {"differ": sum(row != rows[1][task].get(doc_id) for doc_id, row in rows[0][task].items())}
+            for task in job.tasks
+        }
+    return _in_short(made.report) | {"days": days}
+
+
+def _answers(job: Job, layout: Layout, task: str) -> dict[str, Answered]:
+    rows = pl.read_parquet(f"{layout.answers_folder(task)}/*.parquet")
+    columns = rows.select("doc_id", job.tasks[task].columns[0].name, REFERENCES[task])
+    return {doc_id: Answered(answer, reference) for doc_id, answer, reference in columns.iter_rows()}
 
 
 def same_size(folder: Path, documents: int) -> list[dict[str, Any]]:
@@ -168,7 +166,9 @@ def same_size(folder: Path, documents: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with halves(plain, job.partition(str(DAY)), config) as found:
         runs = Runs(job, found, lambda progress: None, None)
-        sequences, held_out = (_some(runs.record(half)[1]) for half in (found.calibration, found.held_out))
+        sequences, held_out = (
+            some_of(runs.record(half)[1].sequences) for half in (found.calibration, found.held_out)
+        )
         right = runs.answers_of(job.model.uncompressed, Side(num_bytes=0))
         sensitivity = measure_sensitivity(source, sequences, formats, smooth=True)
         bits = {form: foretell(sensitivity, dict.fromkeys(sensitivity.groups, form)).bits for form in formats}
@@ -203,11 +203,6 @@ def same_size(folder: Path, documents: int) -> list[dict[str, Any]]:
             print(rows[-1], flush=True)
             shutil.rmtree(out)
     return rows
-
-
-def _some(recorded: RecordingEngine) -> list[AskedSequence]:
-    """As many as `docmill compress` takes."""
-    return recorded.sequences[:: -(-len(recorded.sequences) // MOST_SEQUENCES)]
 
 
 def _first(names: list[str], sensitivity: Any, most_bits: float) -> dict[str, Format | None]:
@@ -314,7 +309,12 @@ def _met(found: Mapping[str, Any]) -> bool:
     """Whether each part did what it should; `same_size` and `vocabulary` have no bar."""
     return (
         all(recipe["published"] for recipe in found["recipes"].values())
-        and not any(found["trimmed"]["differ"].values())
+        and not any(task["differ"] for task in found["trimmed"]["days"][str(DAY)].values())
+        and all(
+            task["drop"] <= found["trimmed"]["max_drop"]
+            for day in found["trimmed"]["days"].values()
+            for task in day.values()
+        )
         and found["guard"]["refused"]
         and not found["guard"]["left_behind"]
     )
