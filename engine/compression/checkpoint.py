@@ -13,7 +13,7 @@ from docmill.engine.model_files import is_quantised, resolve_model
 from docmill.engine.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 # Their decoder layers have the same parts by the same names: q, k, v, o, gate, up and down.
@@ -87,9 +87,21 @@ def save_model(model: PreTrainedModel, source: Path, out: Path) -> None:
     import torch
 
     check_empty(out)
+    write_checkpoint(model.to(getattr(torch, stored_dtype(source))), source, out)
+
+
+def write_checkpoint(
+    model: PreTrainedModel, source: Path, out: Path, *, state: dict[str, Tensor] | None = None
+) -> None:
+    """Weights (`state`, else the model's own) and config as they are, with what lies beside those of `source`."""
+    from transformers import GenerationConfig
+
     out.mkdir(parents=True, exist_ok=True)
+    # transformers refuses to save some that it loads, and to save none; the source's own file counts, if it has one.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(out, state_dict=state)
+    (out / "generation_config.json").unlink()
     copy_companions(source, out)
-    model.to(getattr(torch, stored_dtype(source))).save_pretrained(out)
 
 
 def check_empty(out: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
+from docmill.engine.compression.quantised_checkpoint import save_quantised
 from docmill.engine.compression.sequences import AskedSequence, batches
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
@@ -32,6 +33,24 @@ def test_what_is_written_is_the_model_and_all_that_belongs_to_it(tmp_path: Path)
     assert not any(name.endswith((".py", ".md")) for name in names)
     with pytest.raises(FileExistsError, match="holds files already"):
         save_model(model, DEMO, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "generation", [None, {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2]}]
+)
+def test_the_generation_config_is_the_sources_even_where_transformers_would_not_save_it(
+    tmp_path: Path, generation: dict[str, object] | None
+) -> None:
+    source, name = tmp_path / "source", "generation_config.json"
+    shutil.copytree(DEMO, source)
+    (source / name).unlink()
+    if generation:
+        (source / name).write_text(json.dumps(generation))
+    save_model(load_model(source), source, tmp_path / "saved")
+    save_quantised(load_model(source), source, tmp_path / "quantised", formats={}, weights={})
+    for folder in (tmp_path / "saved", tmp_path / "quantised"):
+        found = json.loads((folder / name).read_text()) if (folder / name).exists() else None
+        assert found == generation
 
 
 @pytest.mark.parametrize(
