@@ -55,7 +55,7 @@ def quantise(
     Raises `ModelError`; ValueError where a group is none of the model's, or its layers do not fit the format; and
     FileExistsError where `out` is not empty.
     """
-    from docmill.engine.compression.divergence import Reference
+    from docmill.engine.compression.divergence import Reference, finite
     from docmill.engine.compression.gptq import fitted_weights
     from docmill.engine.compression.quantised_checkpoint import save_quantised
     from docmill.engine.compression.rounding import RoundedLinear, replaced
@@ -80,8 +80,8 @@ def quantise(
     tell("measuring", 0.8)
     rounded = {name: RoundedLinear(layers[name], form, weights[name]) for name, form in formats.items()}
     with replaced(model, rounded):
-        divergence = reference.divergence(model)
-        held_out_divergence = judge.divergence(model) if judge else None
+        divergence = finite(reference.divergence(model), "the quantised model")
+        held_out_divergence = finite(judge.divergence(model), "the quantised model") if judge else None
     tell("writing", 0.9)
     save_quantised(model, folder, out, formats=formats, weights=weights)
     tell("quantised", 1.0)
