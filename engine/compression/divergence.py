@@ -35,7 +35,7 @@ class Reference:
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, sequences: Sequence[AskedSequence]):
         if not sequences:
-            raise ValueError(
+            raise UnfitError(
                 "no sequences to measure on; expected some of the job's prompts with their answers"
             )
         self.batches = list(batches(sequences))
@@ -68,7 +68,7 @@ class Reference:
 
 
 def finite(divergence: float, what: str) -> float:
-    """The divergence of `what`. Raises UnfitError where it is none: no comparison would find it too large."""
+    """The divergence of `what`. Raises `UnfitError` where it is none: no comparison would find it too large."""
     if not math.isfinite(divergence):
         raise UnfitError(
             f"the divergence of {what} from the source is {divergence}: one of the two overflows its numbers; "

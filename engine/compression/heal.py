@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from docmill.engine.compression.divergence import Reference, final_hidden
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.sequences import AskedSequence, Batch, batches
 
 if TYPE_CHECKING:
@@ -115,14 +116,14 @@ def heal(
 
 
 def check_room(model: PreTrainedModel) -> None:
-    """Raises ValueError where there is no memory to heal the model in; ask before it has been pruned for minutes."""
+    """Raises `UnfitError` where there is no memory to heal the model in; ask before it has been pruned for minutes."""
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
         free = psutil.virtual_memory().available
     needed = LEARNING_BYTES * sum(weight.numel() for weight in _to_learn(model))
     if needed > free:
-        raise ValueError(
+        raise UnfitError(
             f"healing takes {needed / 2**30:.1f} GiB beside the model, and {free / 2**30:.1f} GiB are free: "
             "set heal_steps to 0, or take a larger machine"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from docmill.engine.compression.checkpoint import linear_layers, load_model
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import UNQUANTISED_BITS, Format, bits_per_weight, fits
 from docmill.engine.compression.layer_groups import layer_groups
 from docmill.engine.compression.sensitivity import Tell
@@ -52,7 +53,7 @@ def quantise(
 
     A group that is not named stays in 16 bits. `sequences` are what ranges, 4-bit weights and smoothing are fitted to;
     on `held_out` the result is only measured.
-    Raises `ModelError`; ValueError where a group is none of the model's, or its layers do not fit the format; and
+    Raises `ModelError`; `UnfitError` where a group is none of the model's, or its layers do not fit the format; and
     FileExistsError where `out` is not empty.
     """
     from docmill.engine.compression.divergence import Reference, finite
@@ -110,12 +111,12 @@ def _formats(
 ) -> dict[str, Format]:
     """By layer; only those that are quantised."""
     if unknown := sorted(precisions.keys() - groups.keys()):
-        raise ValueError(f"no such group of layers: {', '.join(unknown)}; expected e.g. {next(iter(groups))}")
+        raise UnfitError(f"no such group of layers: {', '.join(unknown)}; expected e.g. {next(iter(groups))}")
     formats = {name: form for group, form in precisions.items() if form for name in groups[group]}
     for name, form in formats.items():
         shape = tuple(layers[name].weight.shape)
         if not fits(form, *shape):
-            raise ValueError(f"{name} has {shape} weights, for which vLLM has no kernel in {form}")
+            raise UnfitError(f"{name} has {shape} weights, for which vLLM has no kernel in {form}")
     return formats
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docmill.engine.compression.checkpoint import check_empty, check_supported, copy_companions
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.vocabulary import (
     Spec,
     indispensable,
@@ -63,7 +64,7 @@ def needed_tokens(folder: Path, token_counts: Mapping[int, int], *, min_count: i
     """Ids to keep so that texts of the tokens counted are cut as before, and every other text can still be encoded.
 
     These are the tokens seen `min_count` times, what BPE joins on its way to them, all single bytes, all added tokens,
-    and those that the settings name (end of text, padding). Raises `ModelError`; ValueError for ids that do not exist.
+    and those that the settings name (end of text, padding). Raises `ModelError`; `UnfitError` for ids there are not.
     """
     check_supported(folder)
     spec = read_tokenizer(folder)
@@ -182,7 +183,7 @@ def _num_rows(folder: Path) -> int:
 def _check_exist(ids: Iterable[int], num_rows: int) -> None:
     unknown = sorted(one for one in ids if not 0 <= one < num_rows)
     if unknown:
-        raise ValueError(
+        raise UnfitError(
             f"{len(unknown)} token ids are not in the model's vocabulary of {num_rows}, such as {unknown[0]}"
         )
 

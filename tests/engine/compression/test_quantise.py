@@ -221,9 +221,9 @@ def test_what_cannot_be_written_is_said_before_anything_is(
     (tmp_path / "full" / "note.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds files already"):
         quantise(DEMO, tmp_path / "full", {}, sequences, smooth=False)
-    with pytest.raises(ValueError, match="no such group of layers: model.layers.9.mlp.down_proj"):
+    with pytest.raises(UnfitError, match="no such group of layers: model.layers.9.mlp.down_proj"):
         quantise(DEMO, tmp_path / "out", {"model.layers.9.mlp.down_proj": "int8"}, sequences, smooth=False)
-    with pytest.raises(ValueError, match="no sequences to measure on"):
+    with pytest.raises(UnfitError, match="no sequences to measure on"):
         quantise(DEMO, tmp_path / "out", {LOUD: "int8"}, [], smooth=False)
     assert not (tmp_path / "out").exists()
 

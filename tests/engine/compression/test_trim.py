@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from docmill.data.demo import demo_documents
 from docmill.engine.compression.checkpoint import load_model
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.trim import MAP_FILE, growth, needed_tokens, trim
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
@@ -141,9 +142,9 @@ def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
     keep = needed(DEMO, DOCUMENTS)
     with pytest.raises(ValueError, match=r"lack 1 .* '<\|im_end\|>'"):
         trim(DEMO, tmp_path / "out", keep - {2}, tell=ignore)
-    with pytest.raises(ValueError, match="not in the model's vocabulary of 4096, such as 4096"):
+    with pytest.raises(UnfitError, match="not in the model's vocabulary of 4096, such as 4096"):
         trim(DEMO, tmp_path / "out", {*keep, 4096}, tell=ignore)
-    with pytest.raises(ValueError, match="not in the model's vocabulary"):
+    with pytest.raises(UnfitError, match="not in the model's vocabulary"):
         needed_tokens(DEMO, {-1: 3})
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
