@@ -91,8 +91,9 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
             f"the tokens to keep lack {len(missing)} without which the tokenizer does not work, such as {some}; "
             "expected single bytes, added tokens and parts of longer tokens too: take what needed_tokens returns"
         )
-    out.mkdir(parents=True, exist_ok=True)
     new_ids = {old: new for new, old in enumerate(old_ids)}
+    _check_added(folder, spec, new_ids)
+    out.mkdir(parents=True, exist_ok=True)
     tell("writing the tokenizer", 0.0)
     _write_settings(folder, out, new_ids)
     _write_json(out / "tokenizer.json", trimmed(spec, new_ids))
@@ -125,7 +126,9 @@ def _write_settings(folder: Path, out: Path, new_ids: Mapping[int, int]) -> None
         settings = _renumbered(_read_json(path), new_ids)
         if "added_tokens_decoder" in settings:
             settings["added_tokens_decoder"] = {
-                str(new_ids[int(old)]): token for old, token in settings["added_tokens_decoder"].items()
+                str(new_ids[int(old)]): token
+                for old, token in settings["added_tokens_decoder"].items()
+                if int(old) in new_ids
             }
         _write_json(out / path.name, settings)
 
@@ -186,6 +189,17 @@ def _check_exist(ids: Iterable[int], num_rows: int) -> None:
         raise UnfitError(
             f"{len(unknown)} token ids are not in the model's vocabulary of {num_rows}, such as {unknown[0]}"
         )
+
+
+def _check_added(folder: Path, spec: Spec, new_ids: Mapping[int, int]) -> None:
+    """Raises `ModelError` where a token that stays is in tokenizer_config.json alone: it would get another number."""
+    if (path := folder / "tokenizer_config.json").is_file():
+        added = {int(one) for one in _read_json(path).get("added_tokens_decoder", {})}
+        if lost := added & new_ids.keys() - set(token_ids(spec).values()):
+            raise ModelError(
+                str(folder), f"its tokenizer_config.json adds a token {min(lost)}, and tokenizer.json has none of that "
+                "number: save the tokenizer anew, so that both say the same"
+            )  # fmt: skip
 
 
 def _always_needed(folder: Path, spec: Spec) -> set[int]:

@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.large_vocabulary import large_checkpoint
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from docmill.data.demo import demo_documents
@@ -35,8 +37,6 @@ def needed(folder: Path, texts: list[str]) -> set[int]:
 
 def assert_equal_logits(before: Path, after: Path, old_ids: tuple[int, ...], ids: list[int]) -> None:
     """Of all tokens that stay, to the bit, after each of `ids`, old numbers."""
-    import torch
-
     new_ids = {old: new for new, old in enumerate(old_ids)}
     with torch.inference_mode():
         found = load_model(after)(torch.tensor([[new_ids[one] for one in ids]])).logits[0]
@@ -159,3 +159,28 @@ def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
     with pytest.raises(ModelError, match="and the model has 200 rows"):
         needed_tokens(tmp_path / "other", {5: 1})
+
+
+def test_a_token_that_tokenizer_json_lacks_goes_where_it_is_not_needed_and_is_said_where_it_is(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(DEMO, source)
+    for name, change in (("config", {"vocab_size": 4100}), ("tokenizer_config", {})):
+        content = json.loads((source / f"{name}.json").read_text())
+        added = {"added_tokens_decoder": {"2": {"content": "<|im_end|>"}, "4098": {"content": "<|more|>"}}}
+        (source / f"{name}.json").write_text(json.dumps(content | (change or added)))
+    tensors = load_file(source / "model.safetensors")
+    rows = tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight"] = torch.cat([rows, rows[:4]])
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    keep = needed(source, DOCUMENTS)
+    with pytest.raises(
+        ModelError, match=r"tokenizer_config\.json adds a token 4098, and tokenizer\.json has none"
+    ):
+        trim(source, tmp_path / "out", {*keep, 4098}, tell=ignore)
+    assert not (tmp_path / "out").exists()
+    result = trim(source, tmp_path / "out", keep, tell=ignore)
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["added_tokens_decoder"] == {str(result.old_ids.index(2)): {"content": "<|im_end|>"}}
+    assert ModelTokenizer(ModelConfig(source=str(tmp_path / "out"))).encode_data(DOCUMENTS[:1])
