@@ -102,13 +102,13 @@ def prune(
     model = load_model(folder, dtype="float32" if settings.heal_steps else "auto")
     before, num_weights = size_of(model), model.num_parameters()
     after = _size_after(model, settings)
-    if settings.heal_steps:
-        check_room(model)
     learned, held_out = held_out_tenth(sequences)
+    read = list(batches(learned))
+    if settings.heal_steps:
+        check_room(model, read)
     tell("reading the source's answers", 0.0)
     reference = Reference(model, held_out)
     lessons = Lessons(model, learned) if settings.heal_steps else None
-    read = list(batches(learned))
     found = influences(model, read) if settings.layers else None
     dropped = (
         set(sorted(range(before.num_layers), key=found.__getitem__)[: settings.layers]) if found else set()

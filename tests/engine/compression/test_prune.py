@@ -211,6 +211,24 @@ def test_no_room_to_heal_is_said_before_anything_is_pruned(
     assert not told
 
 
+def test_the_gradient_in_pieces_is_that_of_the_mean_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    head, expected, found = torch.randn(50, 16), torch.randn(23, 16), torch.randn(23, 16, requires_grad=True)
+    answers = [(hidden @ head.T).log_softmax(-1) for hidden in (found, expected)]
+    torch.nn.functional.kl_div(*answers, reduction="batchmean", log_target=True).backward()
+    monkeypatch.setattr(heal, "HEAD_NUMBERS", 250)
+    torch.testing.assert_close(heal.kl_gradient(expected, found, head), found.grad)
+
+
+def test_room_is_counted_for_activations_and_answers(tmp_path: Path) -> None:
+    model, _ = small_llama(tmp_path)
+    few, many = (
+        heal.needed_bytes(model, list(batches([AskedSequence((3,) * length, 2)]))) for length in (20, 2000)
+    )
+    weights = 16 * sum(weight.numel() for weight in model.model.layers.parameters())
+    assert many > 50 * (few - weights)
+
+
 def test_neighbours_are_held_out_together(sample: list[AskedSequence]) -> None:
     learned, held_out = held_out_tenth(sample)
     assert sorted(one.token_ids for one in [*learned, *held_out]) == sorted(one.token_ids for one in sample)
