@@ -27,6 +27,9 @@ WEIGHTS = (
     ".index.json",
 )  # written anew, or not of use to vLLM
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+CONSOLIDATED = (
+    "consolidated*"  # the weights once more in Mistral's own layout, which transformers does not read
+)
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
@@ -117,6 +120,13 @@ def copy_companions(source: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
+def weight_bytes(folder: Path) -> int:
+    """Of a checkpoint's weight files, those that are loaded."""
+    files = set(folder.glob("*.safetensors"))
+    files = files - set(folder.glob(CONSOLIDATED)) or files or set(folder.glob("*.bin"))
+    return sum(path.stat().st_size for path in files)
+
+
 def stored_dtype(folder: Path) -> str:
     """Name of the dtype that config.json gives for the weights; bfloat16 where it gives none."""
     settings = json.loads((folder / "config.json").read_text())
@@ -132,6 +142,10 @@ def local_source(config: ModelConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(source, revision=config.revision, allow_patterns=FETCHED))
+        return Path(
+            snapshot_download(
+                source, revision=config.revision, allow_patterns=FETCHED, ignore_patterns=[CONSOLIDATED]
+            )
+        )
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(config.source, f"cannot be fetched from Hugging Face: {error}") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from docmill.engine.compression.checkpoint import linear_layers, load_model
+from docmill.engine.compression.checkpoint import check_empty, linear_layers, load_model, weight_bytes
 from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import UNQUANTISED_BITS, Format, bits_per_weight, fits
 from docmill.engine.compression.layer_groups import layer_groups
@@ -62,8 +62,7 @@ def quantise(
     from docmill.engine.compression.rounding import RoundedLinear, replaced
     from docmill.engine.compression.smoothing import smooth_for
 
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} holds files already; a checkpoint is written into an empty folder")
+    check_empty(out)
     model = load_model(folder)
     layers = linear_layers(model)
     groups = layer_groups(layers)
@@ -94,13 +93,6 @@ def quantise(
         alpha=alpha,
         divergence=divergence,
         held_out_divergence=held_out_divergence,
-    )
-
-
-def weight_bytes(folder: Path) -> int:
-    """Of a checkpoint's weight files."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or sum(
-        path.stat().st_size for path in folder.glob("*.bin")
     )
 
 

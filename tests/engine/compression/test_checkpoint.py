@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
+from docmill.engine.compression.checkpoint import (
+    linear_layers,
+    load_model,
+    local_source,
+    save_model,
+    weight_bytes,
+)
 from docmill.engine.compression.quantised_checkpoint import save_quantised
 from docmill.engine.compression.sequences import AskedSequence, batches
 from docmill.engine.config import ModelConfig
@@ -67,6 +73,39 @@ def test_what_cannot_be_compressed_is_said(tmp_path: Path, change: dict[str, obj
     (folder / "config.json").write_text(json.dumps(settings | change))
     with pytest.raises(ModelError, match=said):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counted"),
+    [
+        ({"model-1.safetensors": 5, "model-2.safetensors": 7, "consolidated.safetensors": 12}, 12),
+        ({"model.safetensors": 5, "consolidated-1.safetensors": 3, "pytorch_model.bin": 5}, 5),
+        ({"consolidated.safetensors": 12, "params.json": 1}, 12),
+        ({"pytorch_model-1.bin": 5, "pytorch_model-2.bin": 4, "config.json": 1}, 9),
+    ],
+)
+def test_weights_that_a_repository_holds_twice_are_counted_once(
+    tmp_path: Path, sizes: dict[str, int], counted: int
+) -> None:
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    assert weight_bytes(tmp_path) == counted
+
+
+def test_mistrals_own_copy_of_the_weights_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    names = ["config.json", "model-1.safetensors", "consolidated.safetensors", "modeling.py"]
+    fetched: list[str] = []
+
+    def fetch(_source: str, *, revision: str | None, **patterns: list[str]) -> str:
+        del revision
+        fetched.extend(filter_repo_objects(names, **patterns))
+        return "folder"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert local_source(ModelConfig(source="mistralai/some")) == Path("folder")
+    assert fetched == ["config.json", "model-1.safetensors"]
 
 
 def test_batches_hold_every_answer_token_once() -> None:
