@@ -45,11 +45,6 @@ class Sensitivity(BaseModel):
     num_tokens: int
     """Of answers; the mean is over these."""
 
-    def ranking(self, form: Format) -> list[str]:
-        """Groups, most sensitive first."""
-        able = [name for name, group in self.groups.items() if form in group.divergence]
-        return sorted(able, key=lambda name: -self.groups[name].divergence[form])
-
 
 def measure_sensitivity(
     folder: Path,

@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from docmill.engine.compression.checkpoint import check_empty, check_supported, copy_companions
 from docmill.engine.compression.errors import UnfitError
@@ -28,15 +27,12 @@ from docmill.engine.compression.vocabulary import (
     trimmed,
     with_derivations,
 )
-from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
-from docmill.engine.tokenizer import ModelTokenizer
 
 MAP_FILE = "docmill_trim.json"
 INDEX_FILE = "model.safetensors.index.json"
 # The vocabulary once more, in older formats and by the old numbers; with tokenizer.json nobody needs them.
 OLDER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken", "tekken.json")
-TEXTS_AT_ONCE = 512
 
 _ID_KEY = re.compile(r"(^|_)token_ids?$")
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # tokens that are gone may be left out of these
@@ -53,22 +49,15 @@ class Trimmed:
     old_ids: tuple[int, ...]  # of each new id; also in docmill_trim.json beside the weights
 
 
-class TokenCount(NamedTuple):
-    """Of one text."""
-
-    before: int
-    after: int
-
-
-def needed_tokens(folder: Path, token_counts: Mapping[int, int], *, min_count: int = 1) -> set[int]:
+def needed_tokens(folder: Path, token_counts: Mapping[int, int]) -> set[int]:
     """Ids to keep so that texts of the tokens counted are cut as before, and every other text can still be encoded.
 
-    These are the tokens seen `min_count` times, what BPE joins on its way to them, all single bytes, all added tokens,
+    These are the tokens seen, what BPE joins on its way to them, all single bytes, all added tokens,
     and those that the settings name (end of text, padding). Raises `ModelError`; `UnfitError` for ids there are not.
     """
     check_supported(folder)
     spec = read_tokenizer(folder)
-    seen = {token_id for token_id, count in token_counts.items() if count >= min_count}
+    seen = {token_id for token_id, count in token_counts.items() if count}
     _check_exist(seen, _num_rows(folder))
     return with_derivations(spec, seen | _always_needed(folder, spec))
 
@@ -102,15 +91,6 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
         folder, out, old_ids, num_rows, tell=lambda done: tell("writing the weights", done)
     )
     return Trimmed(num_rows, len(old_ids), before, after, old_ids)
-
-
-def growth(before: Path, after: Path, texts: Iterable[str]) -> Iterator[TokenCount]:
-    """How many tokens each document's text takes with either checkpoint's tokenizer, in order."""
-    tokenizers = [ModelTokenizer(ModelConfig(source=str(folder))) for folder in (before, after)]
-    left = iter(texts)
-    while some := list(islice(left, TEXTS_AT_ONCE)):
-        counted = [map(len, tokenizer.encode_data(some)) for tokenizer in tokenizers]
-        yield from map(TokenCount, *counted)
 
 
 def _write_settings(folder: Path, out: Path, new_ids: Mapping[int, int]) -> None:

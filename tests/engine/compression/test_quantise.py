@@ -69,7 +69,7 @@ def test_a_layer_made_sensitive_comes_first_and_smoothing_repairs_it(
 
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0.0, 1.0)
-    assert loud.ranking("int8")[0] == LOUD
+    assert max(loud.groups, key=lambda name: loud.groups[name].divergence["int8"]) == LOUD
     assert loud.groups[LOUD].divergence["int8"] > 20 * sensitivity.groups[LOUD].divergence["int8"]
     assert smoothed.groups[LOUD].divergence["int8"] < 0.1 * loud.groups[LOUD].divergence["int8"]
     for name, group in loud.groups.items():

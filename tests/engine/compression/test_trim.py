@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from docmill.data.demo import demo_documents
 from docmill.engine.compression.checkpoint import load_model
 from docmill.engine.compression.errors import UnfitError
-from docmill.engine.compression.trim import MAP_FILE, growth, needed_tokens, trim
+from docmill.engine.compression.trim import MAP_FILE, needed_tokens, trim
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
@@ -107,35 +107,6 @@ def test_logits_of_kept_tokens_are_equal_to_the_bit(trimmed_demo: tuple[Path, tu
         document.text for document in demo_documents(seed=31, num_documents=2) if document.language == "de"
     }
     assert_equal_logits(DEMO, out, old_ids, ModelTokenizer(ModelConfig()).encode_data([german])[0])
-
-
-def test_growth_is_zero_for_texts_of_kept_tokens_and_told_for_others(
-    trimmed_demo: tuple[Path, tuple[int, ...]],
-) -> None:
-    out, _ = trimmed_demo
-    german, chinese = (
-        [
-            document.text
-            for document in demo_documents(seed=31, num_documents=30)
-            if document.language == language
-        ]
-        for language in ("de", "zh")
-    )
-    assert all(count.before == count.after > 0 for count in growth(DEMO, out, iter(german)))
-    grown = list(growth(DEMO, out, chinese))
-    assert len(grown) == len(chinese)
-    assert sum(count.after for count in grown) > 1.5 * sum(count.before for count in grown)
-    before, after = (ModelTokenizer(ModelConfig(source=str(folder))) for folder in (DEMO, out))
-    assert [count.after for count in grown] == [len(ids) for ids in after.encode_data(chinese)]
-    assert after.decode(after.encode_data(chinese)[0]) == before.decode(before.encode_data(chinese)[0])
-
-
-def test_rare_tokens_can_be_left_out() -> None:
-    tokenizer = ModelTokenizer(ModelConfig())
-    counts = Counter(one for ids in tokenizer.encode_data(DOCUMENTS) for one in ids)
-    often = needed_tokens(DEMO, counts, min_count=3)
-    assert often < needed_tokens(DEMO, counts)
-    assert {one for one, count in counts.items() if count >= 3} <= often
 
 
 def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
