@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -118,6 +119,15 @@ def copy_companions(source: Path, out: Path) -> None:
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith((*WEIGHTS, ".py", ".md")) and path.name != "config.json":
             shutil.copyfile(path, out / path.name)
+
+
+def free_memory() -> None:
+    """Gives back what dropped models held, which vLLM's process needs: hooks and layers refer to each other."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def weight_bytes(folder: Path) -> int:

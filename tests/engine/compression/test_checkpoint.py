@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 
 from docmill.engine.compression.checkpoint import (
+    free_memory,
     linear_layers,
     load_model,
     local_source,
@@ -39,6 +41,16 @@ def test_what_is_written_is_the_model_and_all_that_belongs_to_it(tmp_path: Path)
     assert not any(name.endswith((".py", ".md")) for name in names)
     with pytest.raises(FileExistsError, match="holds files already"):
         save_model(model, DEMO, tmp_path / "out")
+
+
+def test_a_model_that_nobody_needs_is_gone() -> None:
+    model = load_model(DEMO)
+    layer = model.get_submodule("model.layers.0")
+    layer.register_forward_hook(lambda *_, of=layer: None)  # a cycle
+    gone = weakref.ref(model), weakref.ref(layer)
+    del model, layer
+    free_memory()
+    assert [one() for one in gone] == [None, None]
 
 
 @pytest.mark.parametrize(
