@@ -36,8 +36,8 @@ MAX_RATE = 0.15  # through the width
 NUM_CHECKS = 8  # of the held-out sequences
 LEARNING_BYTES = 16  # of a weight beside itself: its gradient, Adam's two moments, the best value so far
 # Numbers of float32 that a token leaves behind in each layer for the way back, in widths of what they are as wide as;
-# counted in Llama's and Qwen3's layers, with attention that keeps no [tokens, tokens].
-HIDDEN_KEPT, HEADS_KEPT, FFN_KEPT = 8, 12, 4
+# measured in Llama's and Qwen3's layers, which have less, with attention that keeps no [tokens, tokens].
+HIDDEN_KEPT, HEADS_KEPT, FFN_KEPT = 10, 14, 4
 HEAD_COPIES = 6  # of log-probabilities, at most HEAD_NUMBERS each: when measuring; learning has fewer
 PATIENCE = 3  # checks without a better one, then it ends
 
