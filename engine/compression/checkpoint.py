@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from docmill.engine.model_files import is_quantised, resolve_model
 from docmill.engine.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 # Their decoder layers have the same parts by the same names: q, k, v, o, gate, up and down.
@@ -27,6 +28,9 @@ WEIGHTS = (
     ".index.json",
 )  # written anew, or not of use to vLLM
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+CONSOLIDATED = (
+    "consolidated*"  # the weights once more in Mistral's own layout, which transformers does not read
+)
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
@@ -87,9 +91,21 @@ def save_model(model: PreTrainedModel, source: Path, out: Path) -> None:
     import torch
 
     check_empty(out)
+    write_checkpoint(model.to(getattr(torch, stored_dtype(source))), source, out)
+
+
+def write_checkpoint(
+    model: PreTrainedModel, source: Path, out: Path, *, state: dict[str, Tensor] | None = None
+) -> None:
+    """Weights (`state`, else the model's own) and config as they are, with what lies beside those of `source`."""
+    from transformers import GenerationConfig
+
     out.mkdir(parents=True, exist_ok=True)
+    # transformers refuses to save some that it loads, and to save none; the source's own file counts, if it has one.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(out, state_dict=state)
+    (out / "generation_config.json").unlink()
     copy_companions(source, out)
-    model.to(getattr(torch, stored_dtype(source))).save_pretrained(out)
 
 
 def check_empty(out: Path) -> None:
@@ -103,6 +119,22 @@ def copy_companions(source: Path, out: Path) -> None:
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith((*WEIGHTS, ".py", ".md")) and path.name != "config.json":
             shutil.copyfile(path, out / path.name)
+
+
+def free_memory() -> None:
+    """Gives back what dropped models held, which vLLM's process needs: hooks and layers refer to each other."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def weight_bytes(folder: Path) -> int:
+    """Of a checkpoint's weight files, those that are loaded."""
+    files = set(folder.glob("*.safetensors"))
+    files = files - set(folder.glob(CONSOLIDATED)) or files or set(folder.glob("*.bin"))
+    return sum(path.stat().st_size for path in files)
 
 
 def stored_dtype(folder: Path) -> str:
@@ -120,6 +152,10 @@ def local_source(config: ModelConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(source, revision=config.revision, allow_patterns=FETCHED))
+        return Path(
+            snapshot_download(
+                source, revision=config.revision, allow_patterns=FETCHED, ignore_patterns=[CONSOLIDATED]
+            )
+        )
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(config.source, f"cannot be fetched from Hugging Face: {error}") from error

@@ -15,6 +15,7 @@ RECIPE_OF: dict[str, Recipe] = {
     "ffn_share": "prune",
     "head_share": "prune",
     "layers": "prune",
+    "heal_steps": "prune",
     "keep_texts": "trim",
 }
 FEWEST_DOCUMENTS = 20  # in each half of a sample
@@ -36,12 +37,14 @@ class CompressConfig(BaseModel):
     """Task -> column of the source with right answers. Without one, those of the source model are the right ones."""
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] | None = None
     """auto: what it chooses from for each group of layers; null: 8 bits, FP8 or INT8 as the device has it."""
-    ffn_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    ffn_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """prune: of the width of all feed-forward layers, what is taken out."""
     head_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """prune: of the attention heads."""
     layers: Annotated[int, Field(ge=0)] = 0
     """prune: whole layers."""
+    heal_steps: Annotated[int, Field(ge=0)] = 100
+    """prune: of distillation, about 4,000 tokens each; 0: none."""
     keep_texts: str | None = None
     """trim: a folder of Parquet files with texts (the job's text column) whose tokens stay, beside those of the day."""
     out: str | None = None

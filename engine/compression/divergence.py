@@ -8,6 +8,7 @@ sequences tell layers apart which no count of right answers could.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.sequences import AskedSequence, Batch, batches
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Reference:
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, sequences: Sequence[AskedSequence]):
         if not sequences:
-            raise ValueError(
+            raise UnfitError(
                 "no sequences to measure on; expected some of the job's prompts with their answers"
             )
         self.batches = list(batches(sequences))
@@ -63,6 +65,16 @@ class Reference:
             found = F.linear(hidden[rows].float(), head).log_softmax(-1)
             total += float(kl_sum(expected, found))
         return total
+
+
+def finite(divergence: float, what: str) -> float:
+    """The divergence of `what`. Raises `UnfitError` where it is none: no comparison would find it too large."""
+    if not math.isfinite(divergence):
+        raise UnfitError(
+            f"the divergence of {what} from the source is {divergence}: one of the two overflows its numbers; "
+            "take other formats, or a source in bfloat16"
+        )
+    return divergence
 
 
 def kl_sum(expected: Tensor, found: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""What goes wrong when a model is compressed, beyond `engine.errors`."""
+"""Errors of compression, beside the engine's own `ModelError`."""
+
+from __future__ import annotations
 
 
 class UnfitError(ValueError):

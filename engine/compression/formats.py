@@ -8,7 +8,7 @@
 
 A real number is kept as `q` and read as
 
-    r = scale * q                    symmetric:  scale = max|r| / 127 (int8; 448 for e4m3)
+    r = scale * q                    symmetric:  scale = max|r| / 127.5 (weights in int8), 127 (activations), 448 (e4m3)
     r = scale * (q - zero_point)     affine:     scale = (max r - min r) / 15,  zero_point = -8 - min r / scale
 
 with `q = clamp(round(r / scale) + zero_point)` (Jacob et al. 2018, "Quantization and Training of Neural Networks for

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from docmill.engine.compression.divergence import Reference, final_hidden
+from docmill.engine.compression.divergence import HEAD_NUMBERS, Reference, final_hidden
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.sequences import AskedSequence, Batch, batches
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ RATE = 0.35
 MAX_RATE = 0.15  # through the width
 NUM_CHECKS = 8  # of the held-out sequences
 LEARNING_BYTES = 16  # of a weight beside itself: its gradient, Adam's two moments, the best value so far
+# Numbers of float32 that a token leaves behind in each layer for the way back, in widths of what they are as wide as;
+# measured in Llama's and Qwen3's layers, which have less, with attention that keeps no [tokens, tokens].
+HIDDEN_KEPT, HEADS_KEPT, FFN_KEPT = 10, 14, 4
+HEAD_COPIES = 6  # of log-probabilities, at most HEAD_NUMBERS each: when measuring; learning has fewer
 PATIENCE = 3  # checks without a better one, then it ends
 
 
@@ -67,15 +72,13 @@ class Lessons:
         self._lessons = [
             (batch, final_hidden(source, batch)[batch.answer_mask]) for batch in batches(sequences)
         ]
-        self._head = source.get_output_embeddings().weight.detach()
 
     def drawn(self, seed: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Without end, in another order each time round: a batch, and the source's log-probabilities."""
+        """Without end, in another order each time round: a batch, and the source's hidden states."""
         draw, lessons = Random(seed), list(self._lessons)
         while True:
             draw.shuffle(lessons)
-            for batch, hidden in lessons:
-                yield batch, F.linear(hidden, self._head).float().log_softmax(-1)
+            yield from lessons
 
 
 def heal(
@@ -87,17 +90,16 @@ def heal(
     tell: Callable[[float], None],
 ) -> Healing:
     """Teaches `model`, which is float32, in place. `reference`: the held-out sequences."""
-    weights = _to_learn(model)
+    weights, head = _to_learn(model), model.get_output_embeddings().weight  # the source's, which stays
     curve = [(0, reference.divergence(model))]
     rate = min(RATE * math.sqrt(curve[0][1]), MAX_RATE) / model.config.hidden_size
-    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, foreach=False)
     best_step, best = 0, [weight.detach().clone() for weight in weights]
     for step, (batch, expected) in zip(range(1, num_steps + 1), lessons.drawn(SEED), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(step / num_steps)
-        found = model.get_output_embeddings()(final_hidden(model, batch)[batch.answer_mask])
-        loss = F.kl_div(found.float().log_softmax(-1), expected, reduction="batchmean", log_target=True)
-        loss.backward()
+        found = final_hidden(model, batch)[batch.answer_mask]
+        found.backward(kl_gradient(expected, found, head))
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -105,7 +107,9 @@ def heal(
         if step % max(1, num_steps // NUM_CHECKS) == 0 or step == num_steps:
             curve.append((step, reference.divergence(model)))
             if curve[-1][1] < min(found for _, found in curve[:-1]):
-                best_step, best = step, [weight.detach().clone() for weight in weights]
+                best_step = step
+                for kept, weight in zip(best, weights, strict=True):
+                    kept.copy_(weight.detach())
             elif sum(at > best_step for at, _ in curve) >= PATIENCE:
                 break
     with torch.no_grad():
@@ -114,18 +118,50 @@ def heal(
     return Healing(curve[0][1], min(found for _, found in curve), curve[-1][0], best_step, tuple(curve))
 
 
-def check_room(model: PreTrainedModel) -> None:
-    """Raises ValueError where there is no memory to heal the model in; ask before it has been pruned for minutes."""
+@torch.no_grad()
+def kl_gradient(expected: Tensor, found: Tensor, head: Tensor) -> Tensor:
+    """Of the mean KL(source || pruned), by the pruned model's hidden states `found`, [positions, hidden].
+
+    `expected`: the source's. With softmaxes p and q of the two it is (q - p) W through the positions, so that no
+    log-probabilities are kept for autograd, and few at a time are there at all.
+    """
+    gradient, step = torch.empty_like(found), max(1, HEAD_NUMBERS // len(head))
+    for start in range(0, len(found), step):
+        rows = slice(start, start + step)
+        surplus = F.linear(found[rows], head).float().softmax(-1)
+        surplus -= F.linear(expected[rows], head).float().softmax(-1)
+        gradient[rows] = surplus.to(head.dtype) @ head / len(found)
+    return gradient
+
+
+def check_room(model: PreTrainedModel, read: Sequence[Batch]) -> None:
+    """Raises `UnfitError` where there is no memory to heal the model in; ask before it has been pruned for minutes."""
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
         free = psutil.virtual_memory().available
-    needed = LEARNING_BYTES * sum(weight.numel() for weight in _to_learn(model))
+    needed = needed_bytes(model, read)
     if needed > free:
-        raise ValueError(
+        raise UnfitError(
             f"healing takes {needed / 2**30:.1f} GiB beside the model, and {free / 2**30:.1f} GiB are free: "
             "set heal_steps to 0, or take a larger machine"
         )
+
+
+def needed_bytes(model: PreTrainedModel, read: Sequence[Batch]) -> int:
+    """To heal it, as it is before pruning, on these batches: an estimate from above."""
+    config = model.config
+    heads = config.num_attention_heads * model.base_model.layers[0].self_attn.head_dim
+    kept = HIDDEN_KEPT * config.hidden_size + HEADS_KEPT * heads + FFN_KEPT * config.intermediate_size
+    num_tokens = max(batch.token_ids.numel() for batch in read)  # of one step
+    num_answers = [int(batch.answer_mask.sum()) for batch in read]
+    numbers = (
+        num_tokens * kept * config.num_hidden_layers
+        + HEAD_COPIES * min(max(num_answers) * config.vocab_size, max(HEAD_NUMBERS, config.vocab_size))
+        + sum(num_answers) * config.hidden_size  # what the source said
+        + config.vocab_size * config.hidden_size  # its head, which the held-out sequences are measured with
+    )
+    return LEARNING_BYTES * sum(weight.numel() for weight in _to_learn(model)) + 4 * numbers
 
 
 def not_healed(model: PreTrainedModel, reference: Reference) -> Healing:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import UNQUANTISED_BITS, Format
 from docmill.engine.compression.sensitivity import Sensitivity
 
@@ -41,7 +42,7 @@ def choose(
 ) -> Precisions:
     """The smallest with the summed divergence within `max_divergence`, or the nearest within `max_bits` a weight.
 
-    Raises ValueError where no choice is small enough.
+    Raises `UnfitError` where no choice is small enough.
     """
     front = _Front(sensitivity, formats)
     if max_divergence is not None and max_bits is None:
@@ -52,7 +53,7 @@ def choose(
         raise ValueError("expected one of `max_divergence` and `max_bits`, not both and not none")
     fitting = np.flatnonzero(front.bits <= max_bits)
     if not len(fitting):
-        raise ValueError(
+        raise UnfitError(
             f"no choice among {', '.join(formats)} takes {max_bits} bits a weight or less; "
             f"the smallest takes {front.bits[0]:.2f}"
         )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from docmill.engine.compression.checkpoint import check_empty, load_model, save_model
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.sequences import AskedSequence, batches
 
 # What computes is imported where it is used: a job's settings are read where there is no torch.
@@ -87,7 +88,7 @@ def prune(
     """Writes a pruned copy of the checkpoint in `folder` into `out`, which must be empty.
 
     `tell` hears what is being done and which share of it is done. The same input gives the same weights on the same
-    machine. Raises `ModelError`; ValueError where the settings do not fit the model, or there are too few sequences.
+    machine. Raises `ModelError`; `UnfitError` where the settings do not fit the model, or there are too few sequences.
     """
     from docmill.engine.compression.divergence import Reference
     from docmill.engine.compression.heal import Lessons, check_room, heal, held_out_tenth, not_healed
@@ -95,19 +96,19 @@ def prune(
 
     check_empty(out)
     if len(sequences) < MIN_SEQUENCES:
-        raise ValueError(
+        raise UnfitError(
             f"pruning measures on at least {MIN_SEQUENCES} sequences, and has {len(sequences)}: take a larger sample"
         )
     model = load_model(folder, dtype="float32" if settings.heal_steps else "auto")
     before, num_weights = size_of(model), model.num_parameters()
     after = _size_after(model, settings)
-    if settings.heal_steps:
-        check_room(model)
     learned, held_out = held_out_tenth(sequences)
+    read = list(batches(learned))
+    if settings.heal_steps:
+        check_room(model, read)
     tell("reading the source's answers", 0.0)
     reference = Reference(model, held_out)
     lessons = Lessons(model, learned) if settings.heal_steps else None
-    read = list(batches(learned))
     found = influences(model, read) if settings.layers else None
     dropped = (
         set(sorted(range(before.num_layers), key=found.__getitem__)[: settings.layers]) if found else set()
@@ -139,17 +140,17 @@ def prune(
 
 
 def _size_after(model: PreTrainedModel, settings: PruneSettings) -> Size:
-    """What the settings come to for this model. Raises ValueError where they cannot be."""
+    """What the settings come to for this model. Raises `UnfitError` where they cannot be."""
     from docmill.engine.compression.narrow import Size, size_of
 
     size = size_of(model)
     if settings.layers >= size.num_layers:
-        raise ValueError(
+        raise UnfitError(
             f"layers: {settings.layers} of {size.num_layers} that the model has; expected fewer, for one must stay"
         )
     kv_heads = round(size.num_kv_heads * (1 - settings.head_share))
     if settings.head_share and kv_heads in (0, size.num_kv_heads):
-        raise ValueError(
+        raise UnfitError(
             f"head_share: {settings.head_share} of {size.num_kv_heads} groups of heads is "
             f"{'all' if kv_heads == 0 else 'none'} of them; one is {1 / size.num_kv_heads:.3g}"
         )
@@ -158,23 +159,23 @@ def _size_after(model: PreTrainedModel, settings: PruneSettings) -> Size:
     step = _width_step(size.ffn_width)
     width = round(size.ffn_width * (1 - settings.ffn_share) / step) * step
     if settings.ffn_share and width in (0, size.ffn_width):
-        raise ValueError(
+        raise UnfitError(
             f"ffn_share: {settings.ffn_share} of a width of {size.ffn_width}, in steps of {step} that kernels like, is "
             f"{'all' if width == 0 else 'none'} of it; one step is {step / size.ffn_width:.3g}"
         )
     after = Size(size.num_layers - settings.layers, kv_heads, width)
     if after == size:
-        raise ValueError("nothing is to go: set ffn_share, head_share or layers")
+        raise UnfitError("nothing is to go: set ffn_share, head_share or layers")
     return after
 
 
 def _check_heads(model: PreTrainedModel, kv_heads: int) -> None:
-    """Raises ValueError where vLLM would not load the result."""
+    """Raises `UnfitError` where vLLM would not load the result."""
     from huggingface_hub.errors import StrictDataclassError
 
     config = model.config
     if config.model_type == "qwen2":
-        raise ValueError(
+        raise UnfitError(
             "head_share: vLLM takes the size of Qwen2's heads from their number, so none can go; use 0"
         )
     heads = kv_heads * (config.num_attention_heads // config.num_key_value_heads)
@@ -183,7 +184,7 @@ def _check_heads(model: PreTrainedModel, kv_heads: int) -> None:
             config.to_dict() | {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
         )
     except (ValueError, StrictDataclassError) as error:  # Llama's number has to divide the hidden size
-        raise ValueError(
+        raise UnfitError(
             f"head_share: {heads} heads would be left, and transformers says: {error.__cause__ or error}"
         ) from error
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from docmill.engine.compression.checkpoint import linear_layers, load_model
+from docmill.engine.compression.checkpoint import check_empty, linear_layers, load_model, weight_bytes
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import UNQUANTISED_BITS, Format, bits_per_weight, fits
 from docmill.engine.compression.layer_groups import layer_groups
 from docmill.engine.compression.sensitivity import Tell
@@ -52,17 +53,16 @@ def quantise(
 
     A group that is not named stays in 16 bits. `sequences` are what ranges, 4-bit weights and smoothing are fitted to;
     on `held_out` the result is only measured.
-    Raises `ModelError`; ValueError where a group is none of the model's, or its layers do not fit the format; and
+    Raises `ModelError`; `UnfitError` where a group is none of the model's, or its layers do not fit the format; and
     FileExistsError where `out` is not empty.
     """
-    from docmill.engine.compression.divergence import Reference
+    from docmill.engine.compression.divergence import Reference, finite
     from docmill.engine.compression.gptq import fitted_weights
     from docmill.engine.compression.quantised_checkpoint import save_quantised
     from docmill.engine.compression.rounding import RoundedLinear, replaced
     from docmill.engine.compression.smoothing import smooth_for
 
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} holds files already; a checkpoint is written into an empty folder")
+    check_empty(out)
     model = load_model(folder)
     layers = linear_layers(model)
     groups = layer_groups(layers)
@@ -80,8 +80,8 @@ def quantise(
     tell("measuring", 0.8)
     rounded = {name: RoundedLinear(layers[name], form, weights[name]) for name, form in formats.items()}
     with replaced(model, rounded):
-        divergence = reference.divergence(model)
-        held_out_divergence = judge.divergence(model) if judge else None
+        divergence = finite(reference.divergence(model), "the quantised model")
+        held_out_divergence = finite(judge.divergence(model), "the quantised model") if judge else None
     tell("writing", 0.9)
     save_quantised(model, folder, out, formats=formats, weights=weights)
     tell("quantised", 1.0)
@@ -96,13 +96,6 @@ def quantise(
     )
 
 
-def weight_bytes(folder: Path) -> int:
-    """Of a checkpoint's weight files."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or sum(
-        path.stat().st_size for path in folder.glob("*.bin")
-    )
-
-
 def _formats(
     precisions: Mapping[str, Format | None],
     groups: Mapping[str, tuple[str, ...]],
@@ -110,12 +103,12 @@ def _formats(
 ) -> dict[str, Format]:
     """By layer; only those that are quantised."""
     if unknown := sorted(precisions.keys() - groups.keys()):
-        raise ValueError(f"no such group of layers: {', '.join(unknown)}; expected e.g. {next(iter(groups))}")
+        raise UnfitError(f"no such group of layers: {', '.join(unknown)}; expected e.g. {next(iter(groups))}")
     formats = {name: form for group, form in precisions.items() if form for name in groups[group]}
     for name, form in formats.items():
         shape = tuple(layers[name].weight.shape)
         if not fits(form, *shape):
-            raise ValueError(f"{name} has {shape} weights, for which vLLM has no kernel in {form}")
+            raise UnfitError(f"{name} has {shape} weights, for which vLLM has no kernel in {form}")
     return formats
 
 

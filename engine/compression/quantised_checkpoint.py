@@ -16,7 +16,7 @@ from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, QuantizationStatus
 from torch import Tensor
 
-from docmill.engine.compression.checkpoint import copy_companions, linear_layers, stored_dtype
+from docmill.engine.compression.checkpoint import linear_layers, stored_dtype, write_checkpoint
 from docmill.engine.compression.formats import Format, scheme_of
 from docmill.engine.compression.rounding import RoundedWeight
 
@@ -46,10 +46,8 @@ def save_quantised(
         del state[f"{name}.weight"]
         for part, tensor in stored_tensors(weights[name], scheme).items():
             state[f"{name}.{part}"] = tensor
-    out.mkdir(parents=True, exist_ok=True)
-    copy_companions(source, out)
     model.config.quantization_config = config
-    model.save_pretrained(out, state_dict=state)
+    write_checkpoint(model, source, out, state=state)
 
 
 def stored_tensors(weight: RoundedWeight, scheme: QuantizationScheme) -> dict[str, Tensor]:

@@ -86,7 +86,8 @@ class RoundedLinear(nn.Module):
     """A linear layer as it computes once it is quantised.
 
     8-bit values are multiplied as they are, in the model's float type, which holds every one of them exactly, and
-    then scaled: as hardware does it. 4-bit weights are read back and multiplied.
+    then scaled: as hardware does it. float16 holds them but not their sums, so float32 takes its place. 4-bit weights
+    are read back and multiplied.
     """
 
     def __init__(self, layer: nn.Linear, form: Format, rounded: RoundedWeight):
@@ -94,7 +95,8 @@ class RoundedLinear(nn.Module):
         self.form, self.bias = form, layer.bias
         dtype = layer.weight.dtype
         if quantises_activations(form):
-            self.weight, self.scales = rounded.values.to(dtype), rounded.scales.t()
+            wide = torch.float32 if dtype == torch.float16 else dtype
+            self.weight, self.scales = rounded.values.to(wide), rounded.scales.t()
         else:
             self.weight = rounded.real().to(dtype)
 

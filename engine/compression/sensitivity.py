@@ -45,11 +45,6 @@ class Sensitivity(BaseModel):
     num_tokens: int
     """Of answers; the mean is over these."""
 
-    def ranking(self, form: Format) -> list[str]:
-        """Groups, most sensitive first."""
-        able = [name for name, group in self.groups.items() if form in group.divergence]
-        return sorted(able, key=lambda name: -self.groups[name].divergence[form])
-
 
 def measure_sensitivity(
     folder: Path,
@@ -64,7 +59,7 @@ def measure_sensitivity(
     Weights and activations are rounded as at run time. `smooth`: of the model smoothed as `quantise` would, for
     8 bits in all groups. What lies before a group does not change, so it is computed once: the whole takes as long
     as reading the sequences `groups * formats / 2` times. On a GPU the model computes in its own 16 bits, below whose
-    rounding all groups look alike. Raises `ModelError`.
+    rounding all groups look alike. Raises `ModelError`; `UnfitError` where a divergence is not finite.
     """
     import torch
 
@@ -116,6 +111,7 @@ def _divergence(
     model: PreTrainedModel, reference: Reference, walk: Walk, names: Sequence[str], form: Format
 ) -> float:
     """With these layers, which lie in the walk's decoder layer and have the same inputs, in this format."""
+    from docmill.engine.compression.divergence import finite
     from docmill.engine.compression.gptq import fit_weight
     from docmill.engine.compression.rounding import RoundedLinear, replaced
 
@@ -129,4 +125,4 @@ def _divergence(
     with replaced(model, rounded):
         for number, batch in enumerate(reference.batches):
             total += reference.batch_divergence(number, walk.final_hidden(number)[batch.answer_mask], head)
-    return total / reference.num_tokens
+    return finite(total / reference.num_tokens, f"{', '.join(names)} in {form}")

@@ -7,7 +7,8 @@ weights' column multiplied by it,
 
 and whatever comes before the layer can divide for nothing: the norm's weights before q, k, v and before gate, up;
 v's rows before o (attention mixes tokens, not channels); up's rows before down (which multiplies them with the gate's).
-Here each s is a power of two, so that the smoothed model is the same function to the last bit, in any float type.
+Here each s is a power of two, so that the smoothed model is the same function to the last bit, in float32 and bfloat16.
+In float16 it is not quite: its range is small, and what is scaled down below it loses bits or becomes zero.
 """
 
 from __future__ import annotations

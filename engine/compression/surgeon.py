@@ -37,18 +37,23 @@ def remove_inputs(
     blocks = inverse.view(len(left), group_size, len(left), group_size).diagonal(dim1=0, dim2=2)
     stays = torch.ones(len(left), dtype=torch.bool, device=weight.device)
     while (num_more := num_groups - int((~stays).sum())) > 0:
-        costs = (left * torch.linalg.solve(blocks.permute(2, 0, 1), left)).sum((1, 2))
+        costs = (left * _solve(blocks.permute(2, 0, 1), left)).sum((1, 2))
         costs[~stays] = torch.inf
         gone = costs.topk(min(num_more, -(-num_groups // ROUNDS)), largest=False).indices
         stays[gone] = False
         at = (gone[:, None] * group_size + torch.arange(group_size, device=gone.device)).flatten()
-        carried = torch.linalg.solve(inverse[at][:, at], inverse[at])  # [gone, in]
+        carried = _solve(inverse[at][:, at], inverse[at])  # [gone, in]
         flat -= carried.t() @ flat[at]
         inverse -= inverse[:, at] @ carried
         # Theirs are zero now but for rounding; ones on the diagonal keep the blocks solvable.
         flat[at], inverse[at], inverse[:, at], inverse[at, at] = 0.0, 0.0, 0.0, 1.0
     kept = left[stays].reshape(-1, num_out).t()
     return stays.nonzero().flatten(), kept.to(weight.dtype).contiguous()
+
+
+def _solve(matrices: Tensor, right: Tensor) -> Tensor:
+    """Of positive definite matrices. `linalg.solve` of a batch of large ones is wrong on CPUs of several threads."""
+    return torch.cholesky_solve(right, torch.linalg.cholesky(matrices))
 
 
 def _inverse(products: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from docmill.engine.compression.checkpoint import check_empty, check_supported, copy_companions
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.vocabulary import (
     Spec,
     indispensable,
@@ -27,15 +27,12 @@ from docmill.engine.compression.vocabulary import (
     trimmed,
     with_derivations,
 )
-from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
-from docmill.engine.tokenizer import ModelTokenizer
 
 MAP_FILE = "docmill_trim.json"
 INDEX_FILE = "model.safetensors.index.json"
 # The vocabulary once more, in older formats and by the old numbers; with tokenizer.json nobody needs them.
 OLDER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken", "tekken.json")
-TEXTS_AT_ONCE = 512
 
 _ID_KEY = re.compile(r"(^|_)token_ids?$")
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # tokens that are gone may be left out of these
@@ -52,22 +49,15 @@ class Trimmed:
     old_ids: tuple[int, ...]  # of each new id; also in docmill_trim.json beside the weights
 
 
-class TokenCount(NamedTuple):
-    """Of one text."""
-
-    before: int
-    after: int
-
-
-def needed_tokens(folder: Path, token_counts: Mapping[int, int], *, min_count: int = 1) -> set[int]:
+def needed_tokens(folder: Path, token_counts: Mapping[int, int]) -> set[int]:
     """Ids to keep so that texts of the tokens counted are cut as before, and every other text can still be encoded.
 
-    These are the tokens seen `min_count` times, what BPE joins on its way to them, all single bytes, all added tokens,
-    and those that the settings name (end of text, padding). Raises `ModelError`; ValueError for ids that do not exist.
+    These are the tokens seen, what BPE joins on its way to them, all single bytes, all added tokens,
+    and those that the settings name (end of text, padding). Raises `ModelError`; `UnfitError` for ids there are not.
     """
     check_supported(folder)
     spec = read_tokenizer(folder)
-    seen = {token_id for token_id, count in token_counts.items() if count >= min_count}
+    seen = {token_id for token_id, count in token_counts.items() if count}
     _check_exist(seen, _num_rows(folder))
     return with_derivations(spec, seen | _always_needed(folder, spec))
 
@@ -90,8 +80,9 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
             f"the tokens to keep lack {len(missing)} without which the tokenizer does not work, such as {some}; "
             "expected single bytes, added tokens and parts of longer tokens too: take what needed_tokens returns"
         )
-    out.mkdir(parents=True, exist_ok=True)
     new_ids = {old: new for new, old in enumerate(old_ids)}
+    _check_added(folder, spec, new_ids)
+    out.mkdir(parents=True, exist_ok=True)
     tell("writing the tokenizer", 0.0)
     _write_settings(folder, out, new_ids)
     _write_json(out / "tokenizer.json", trimmed(spec, new_ids))
@@ -100,15 +91,6 @@ def trim(folder: Path, out: Path, keep: Iterable[int], *, tell: Callable[[str, f
         folder, out, old_ids, num_rows, tell=lambda done: tell("writing the weights", done)
     )
     return Trimmed(num_rows, len(old_ids), before, after, old_ids)
-
-
-def growth(before: Path, after: Path, texts: Iterable[str]) -> Iterator[TokenCount]:
-    """How many tokens each document's text takes with either checkpoint's tokenizer, in order."""
-    tokenizers = [ModelTokenizer(ModelConfig(source=str(folder))) for folder in (before, after)]
-    left = iter(texts)
-    while some := list(islice(left, TEXTS_AT_ONCE)):
-        counted = [map(len, tokenizer.encode_data(some)) for tokenizer in tokenizers]
-        yield from map(TokenCount, *counted)
 
 
 def _write_settings(folder: Path, out: Path, new_ids: Mapping[int, int]) -> None:
@@ -124,7 +106,9 @@ def _write_settings(folder: Path, out: Path, new_ids: Mapping[int, int]) -> None
         settings = _renumbered(_read_json(path), new_ids)
         if "added_tokens_decoder" in settings:
             settings["added_tokens_decoder"] = {
-                str(new_ids[int(old)]): token for old, token in settings["added_tokens_decoder"].items()
+                str(new_ids[int(old)]): token
+                for old, token in settings["added_tokens_decoder"].items()
+                if int(old) in new_ids
             }
         _write_json(out / path.name, settings)
 
@@ -182,9 +166,20 @@ def _num_rows(folder: Path) -> int:
 def _check_exist(ids: Iterable[int], num_rows: int) -> None:
     unknown = sorted(one for one in ids if not 0 <= one < num_rows)
     if unknown:
-        raise ValueError(
+        raise UnfitError(
             f"{len(unknown)} token ids are not in the model's vocabulary of {num_rows}, such as {unknown[0]}"
         )
+
+
+def _check_added(folder: Path, spec: Spec, new_ids: Mapping[int, int]) -> None:
+    """Raises `ModelError` where a token that stays is in tokenizer_config.json alone: it would get another number."""
+    if (path := folder / "tokenizer_config.json").is_file():
+        added = {int(one) for one in _read_json(path).get("added_tokens_decoder", {})}
+        if lost := added & new_ids.keys() - set(token_ids(spec).values()):
+            raise ModelError(
+                str(folder), f"its tokenizer_config.json adds a token {min(lost)}, and tokenizer.json has none of that "
+                "number: save the tokenizer anew, so that both say the same"
+            )  # fmt: skip
 
 
 def _always_needed(folder: Path, spec: Spec) -> set[int]:

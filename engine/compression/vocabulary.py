@@ -48,6 +48,10 @@ def read_tokenizer(folder: Path) -> Spec:
             str(folder), "its tokenizer knows characters, and not the single bytes for all others: a text that needs a "
             "token that is gone could not be encoded"
         )  # fmt: skip
+    if lost := _frame_ids(spec.get("post_processor")) - set(token_ids(spec).values()):
+        raise ModelError(
+            str(folder), f"its tokenizer.json puts a token {min(lost)} around texts, and has none of that number"
+        )  # fmt: skip
     return spec
 
 
@@ -57,7 +61,7 @@ def token_ids(spec: Spec) -> dict[str, int]:
 
 
 def indispensable(spec: Spec) -> set[int]:
-    """Ids without which some text could not be encoded, or a prompt not be framed: bytes and added tokens."""
+    """Ids without which some text could not be encoded, framed or padded: bytes, added tokens and those named so."""
     vocabulary = spec["model"]["vocab"]
     pieces = {
         *(_byte_letters() if _is_over_bytes(spec) else _fallback_bytes()),
@@ -65,7 +69,9 @@ def indispensable(spec: Spec) -> set[int]:
         spec["model"].get("unk_token"),
     }
     ids = {vocabulary[piece] for piece in pieces if piece in vocabulary}
-    return ids | {token["id"] for token in spec["added_tokens"]}
+    ids |= {token["id"] for token in spec["added_tokens"]} | _frame_ids(spec.get("post_processor"))
+    padding = spec.get("padding")
+    return ids | ({padding["pad_id"]} & set(token_ids(spec).values()) if padding else set())
 
 
 def with_derivations(spec: Spec, ids: Iterable[int]) -> set[int]:
@@ -92,8 +98,23 @@ def trimmed(spec: Spec, new_ids: Mapping[int, int]) -> Spec:
         token["id"] = new_ids[token["id"]]
     _renumber_frame(out.get("post_processor"), new_ids)
     if out.get("padding"):
-        out["padding"]["pad_id"] = new_ids[out["padding"]["pad_id"]]
+        if (padding_id := out["padding"]["pad_id"]) in new_ids:
+            out["padding"]["pad_id"] = new_ids[padding_id]
+        else:  # a number that is no token's
+            out["padding"] = None
     return out
+
+
+def _frame_ids(processor: Spec | None) -> set[int]:
+    """Ids of what the tokenizer itself puts around a text."""
+    if not processor:
+        return set()
+    ids = {processor[name][1] for name in ("sep", "cls") if name in processor}
+    for part in processor.get("processors", []):
+        ids |= _frame_ids(part)
+    if processor["type"] == "TemplateProcessing":
+        ids.update(old for token in processor["special_tokens"].values() for old in token["ids"])
+    return ids
 
 
 def _renumber_frame(processor: Spec | None, new_ids: Mapping[int, int]) -> None:

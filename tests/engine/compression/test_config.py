@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from docmill.engine.compression.config import CompressConfig
+from docmill.engine.compression.prune import PruneSettings
 from docmill.ops.job import Job
 
 JOB: dict[str, Any] = {
@@ -24,6 +25,8 @@ JOB: dict[str, Any] = {
     [
         ({"recipe": "int4"}, "'auto', 'int8', 'fp8', 'w4a16', 'prune' or 'trim'"),
         ({"recipe": "int8", "ffn_share": 0.5}, "ffn_share: only with `recipe: prune`; this is 'int8'"),
+        ({"recipe": "trim", "heal_steps": 0}, "heal_steps: only with `recipe: prune`; this is 'trim'"),
+        ({"recipe": "prune", "heal_steps": -1}, "greater than or equal to 0"),
         ({"recipe": "prune", "formats": ["int8"]}, "formats: only with `recipe: auto`; this is 'prune'"),
         ({"keep_texts": "texts"}, "keep_texts: only with `recipe: trim`; this is 'auto'"),
         ({"max_drop": 0}, "greater than 0"),
@@ -49,6 +52,12 @@ def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], said: str) ->
 def test_what_does_not_go_with_the_job_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Job.model_validate(JOB | changes)
+
+
+def test_layers_alone_can_be_pruned_and_left_unhealed() -> None:
+    config = CompressConfig(recipe="prune", ffn_share=0, layers=2, heal_steps=0)
+    assert (config.ffn_share, config.layers, config.heal_steps) == (0, 2, 0)
+    assert CompressConfig().heal_steps == PruneSettings().heal_steps
 
 
 def test_a_model_is_known_by_its_source_and_settings_but_not_by_where_it_lies() -> None:

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from docmill.engine.compression import precision
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import FORMATS, Format
 from docmill.engine.compression.precision import Point, choose, curve, foretell
 from docmill.engine.compression.sensitivity import GroupSensitivity, Sensitivity
@@ -48,7 +49,7 @@ def test_a_choice_is_the_best_of_all(seed: int) -> None:
     for max_bits in (6.0, 8.125, 11.0, 16.0):
         able = [point.divergence for point in every if point.bits <= max_bits]
         if not able:
-            with pytest.raises(ValueError, match=rf"no choice .* takes {max_bits} bits .* takes \d"):
+            with pytest.raises(UnfitError, match=rf"no choice .* takes {max_bits} bits .* takes \d"):
                 choose(sensitivity, FORMATS, max_bits=max_bits)
             continue
         chosen = foretell(sensitivity, choose(sensitivity, FORMATS, max_bits=max_bits))

@@ -15,6 +15,7 @@ from docmill.data.demo import LABELS, demo_documents
 from docmill.engine.compression import heal
 from docmill.engine.compression.checkpoint import load_model
 from docmill.engine.compression.divergence import Reference, final_hidden
+from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.heal import held_out_tenth
 from docmill.engine.compression.prune import PruneSettings, prune
 from docmill.engine.compression.sequences import AskedSequence, batches
@@ -157,7 +158,7 @@ def test_what_does_nothing_goes_and_nothing_changes(tmp_path: Path) -> None:
         assert (cut.kv_heads, cut.ffn_channels) == (
             ((), ()) if cut.dropped else ((1, 2), tuple(sorted(idle)))
         )
-    with pytest.raises(ValueError, match="6 heads would be left, and transformers says"):
+    with pytest.raises(UnfitError, match="6 heads would be left, and transformers says"):
         prune(tmp_path / "source", tmp_path / "no", PruneSettings(head_share=0.25), sequences, tell=ignore)
     ids = torch.tensor([sequences[0].token_ids])
     with torch.inference_mode():
@@ -182,7 +183,7 @@ def test_what_does_nothing_goes_and_nothing_changes(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_the_model_are_said(
     sample: list[AskedSequence], tmp_path: Path, settings: dict[str, float], said: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UnfitError, match=said):
         prune(DEMO, tmp_path / "out", PruneSettings(**settings), sample, tell=ignore)
     assert not (tmp_path / "out").exists()
 
@@ -193,7 +194,7 @@ def test_impossible_settings_too_few_sequences_and_a_full_folder_are_said(
     for wrong in ({"ffn_share": 1.0}, {"head_share": -0.1}, {"layers": -1}, {"width": 0.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             PruneSettings(**wrong)
-    with pytest.raises(ValueError, match="at least 40 sequences, and has 39"):
+    with pytest.raises(UnfitError, match="at least 40 sequences, and has 39"):
         prune(DEMO, tmp_path / "out", PruneSettings(), sample[:39], tell=ignore)
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="holds files already"):
@@ -205,9 +206,27 @@ def test_no_room_to_heal_is_said_before_anything_is_pruned(
 ) -> None:
     monkeypatch.setattr(heal, "LEARNING_BYTES", 1 << 40)
     told: list[str] = []
-    with pytest.raises(ValueError, match="set heal_steps to 0"):
+    with pytest.raises(UnfitError, match="set heal_steps to 0"):
         prune(DEMO, tmp_path / "out", PruneSettings(), sample, tell=lambda what, _: told.append(what))
     assert not told
+
+
+def test_the_gradient_in_pieces_is_that_of_the_mean_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    head, expected, found = torch.randn(50, 16), torch.randn(23, 16), torch.randn(23, 16, requires_grad=True)
+    answers = [(hidden @ head.T).log_softmax(-1) for hidden in (found, expected)]
+    torch.nn.functional.kl_div(*answers, reduction="batchmean", log_target=True).backward()
+    monkeypatch.setattr(heal, "HEAD_NUMBERS", 250)
+    torch.testing.assert_close(heal.kl_gradient(expected, found, head), found.grad)
+
+
+def test_room_is_counted_for_activations_and_answers(tmp_path: Path) -> None:
+    model, _ = small_llama(tmp_path)
+    few, many = (
+        heal.needed_bytes(model, list(batches([AskedSequence((3,) * length, 2)]))) for length in (20, 2000)
+    )
+    weights = 16 * sum(weight.numel() for weight in model.model.layers.parameters())
+    assert many > 50 * (few - weights)
 
 
 def test_neighbours_are_held_out_together(sample: list[AskedSequence]) -> None:

@@ -88,6 +88,18 @@ def test_a_rounded_layer_multiplies_eight_bit_numbers(weight: torch.Tensor) -> N
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_a_layer_in_float16_sums_beyond_its_range(form: Format) -> None:
+    """Sums of 8-bit products are, where what they stand for is small."""
+    layer, rows = nn.Linear(192, 64), torch.rand(3, 11, 192) + 0.5
+    layer.weight.data = torch.rand(64, 192) / 100 + 0.01
+    rounded = round_weight(layer.weight, form)
+    expected = RoundedLinear(layer, form, rounded)(rows)
+    found = RoundedLinear(layer.half(), form, rounded)(rows.half())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_what_is_stored_reads_back_as_it_was_rounded(form: Format, weight: torch.Tensor) -> None:
     """By compressed-tensors itself; and it is as small as `bits_per_weight` says."""
     rounded, scheme = round_weight(weight, form), scheme_of(form, 192)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from docmill.engine.compression.surgeon import remove_inputs
+from docmill.engine.compression.surgeon import RIDGE, remove_inputs
 
 
 def layer(num_in: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,3 +57,26 @@ def test_inputs_that_the_sample_never_has_go_first_and_do_no_harm() -> None:
     stays, found = remove_inputs(weight, inputs.T @ inputs / 400, group_size=1, num_groups=3)
     assert stays.tolist() == [0, 2, 3, 4, 7, 8, 9, 10, 11]
     torch.testing.assert_close(found, weight[:, stays], rtol=1e-3, atol=1e-3)
+
+
+def test_large_groups_go_where_numpy_says_it_costs_least() -> None:
+    """Of 256 inputs, as heads are; with torch's threads set, as vLLM and others do."""
+    torch.manual_seed(8)
+    inputs = torch.randn(3000, 1024) @ (torch.eye(1024) + 0.02 * torch.randn(1024, 1024))
+    weight, products = torch.randn(9, 1024), inputs.T @ inputs / 3000
+    damped = products.double().numpy() + RIDGE * float(products.double().diagonal().mean()) * np.eye(1024)
+    inverse, rows = np.linalg.inv(damped), weight.double().numpy().T
+    groups = [slice(start, start + 256) for start in range(0, 1024, 256)]
+    costs = [
+        float((rows[group] * np.linalg.solve(inverse[group, group], rows[group])).sum()) for group in groups
+    ]
+    gone = groups[int(np.argmin(costs))]
+    expected = rows - inverse[:, gone] @ np.linalg.solve(inverse[gone, gone], rows[gone])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        stays, found = remove_inputs(weight, products, group_size=256, num_groups=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert set(range(4)) - set(stays.tolist()) == {groups.index(gone)}
+    np.testing.assert_allclose(found.numpy(), np.delete(expected, gone, axis=0).T, rtol=1e-5, atol=1e-6)

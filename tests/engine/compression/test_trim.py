@@ -8,12 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.large_vocabulary import large_checkpoint
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from docmill.data.demo import demo_documents
 from docmill.engine.compression.checkpoint import load_model
-from docmill.engine.compression.trim import MAP_FILE, growth, needed_tokens, trim
+from docmill.engine.compression.errors import UnfitError
+from docmill.engine.compression.trim import MAP_FILE, needed_tokens, trim
 from docmill.engine.config import ModelConfig
 from docmill.engine.errors import ModelError
 from docmill.engine.model_files import resolve_model
@@ -34,8 +37,6 @@ def needed(folder: Path, texts: list[str]) -> set[int]:
 
 def assert_equal_logits(before: Path, after: Path, old_ids: tuple[int, ...], ids: list[int]) -> None:
     """Of all tokens that stay, to the bit, after each of `ids`, old numbers."""
-    import torch
-
     new_ids = {old: new for new, old in enumerate(old_ids)}
     with torch.inference_mode():
         found = load_model(after)(torch.tensor([[new_ids[one] for one in ids]])).logits[0]
@@ -108,42 +109,13 @@ def test_logits_of_kept_tokens_are_equal_to_the_bit(trimmed_demo: tuple[Path, tu
     assert_equal_logits(DEMO, out, old_ids, ModelTokenizer(ModelConfig()).encode_data([german])[0])
 
 
-def test_growth_is_zero_for_texts_of_kept_tokens_and_told_for_others(
-    trimmed_demo: tuple[Path, tuple[int, ...]],
-) -> None:
-    out, _ = trimmed_demo
-    german, chinese = (
-        [
-            document.text
-            for document in demo_documents(seed=31, num_documents=30)
-            if document.language == language
-        ]
-        for language in ("de", "zh")
-    )
-    assert all(count.before == count.after > 0 for count in growth(DEMO, out, iter(german)))
-    grown = list(growth(DEMO, out, chinese))
-    assert len(grown) == len(chinese)
-    assert sum(count.after for count in grown) > 1.5 * sum(count.before for count in grown)
-    before, after = (ModelTokenizer(ModelConfig(source=str(folder))) for folder in (DEMO, out))
-    assert [count.after for count in grown] == [len(ids) for ids in after.encode_data(chinese)]
-    assert after.decode(after.encode_data(chinese)[0]) == before.decode(before.encode_data(chinese)[0])
-
-
-def test_rare_tokens_can_be_left_out() -> None:
-    tokenizer = ModelTokenizer(ModelConfig())
-    counts = Counter(one for ids in tokenizer.encode_data(DOCUMENTS) for one in ids)
-    often = needed_tokens(DEMO, counts, min_count=3)
-    assert often < needed_tokens(DEMO, counts)
-    assert {one for one, count in counts.items() if count >= 3} <= often
-
-
 def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
     keep = needed(DEMO, DOCUMENTS)
     with pytest.raises(ValueError, match=r"lack 1 .* '<\|im_end\|>'"):
         trim(DEMO, tmp_path / "out", keep - {2}, tell=ignore)
-    with pytest.raises(ValueError, match="not in the model's vocabulary of 4096, such as 4096"):
+    with pytest.raises(UnfitError, match="not in the model's vocabulary of 4096, such as 4096"):
         trim(DEMO, tmp_path / "out", {*keep, 4096}, tell=ignore)
-    with pytest.raises(ValueError, match="not in the model's vocabulary"):
+    with pytest.raises(UnfitError, match="not in the model's vocabulary"):
         needed_tokens(DEMO, {-1: 3})
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
@@ -158,3 +130,28 @@ def test_what_cannot_be_trimmed_is_said(tmp_path: Path) -> None:
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
     with pytest.raises(ModelError, match="and the model has 200 rows"):
         needed_tokens(tmp_path / "other", {5: 1})
+
+
+def test_a_token_that_tokenizer_json_lacks_goes_where_it_is_not_needed_and_is_said_where_it_is(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(DEMO, source)
+    for name, change in (("config", {"vocab_size": 4100}), ("tokenizer_config", {})):
+        content = json.loads((source / f"{name}.json").read_text())
+        added = {"added_tokens_decoder": {"2": {"content": "<|im_end|>"}, "4098": {"content": "<|more|>"}}}
+        (source / f"{name}.json").write_text(json.dumps(content | (change or added)))
+    tensors = load_file(source / "model.safetensors")
+    rows = tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight"] = torch.cat([rows, rows[:4]])
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    keep = needed(source, DOCUMENTS)
+    with pytest.raises(
+        ModelError, match=r"tokenizer_config\.json adds a token 4098, and tokenizer\.json has none"
+    ):
+        trim(source, tmp_path / "out", {*keep, 4098}, tell=ignore)
+    assert not (tmp_path / "out").exists()
+    result = trim(source, tmp_path / "out", keep, tell=ignore)
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["added_tokens_decoder"] == {str(result.old_ids.index(2)): {"content": "<|im_end|>"}}
+    assert ModelTokenizer(ModelConfig(source=str(tmp_path / "out"))).encode_data(DOCUMENTS[:1])

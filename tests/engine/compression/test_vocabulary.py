@@ -168,3 +168,21 @@ def test_characters_without_bytes_for_the_others_are_refused(tmp_path: Path) -> 
         read_tokenizer(tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
         read_tokenizer(tmp_path / "nothing")
+
+
+def test_what_pads_and_frames_texts_stays_if_there_is_such_a_token(tmp_path: Path) -> None:
+    _, spec = source("llama_3_style")
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
+    longest = max(spec["model"]["vocab"].values())
+    for pad_id, stays in ((longest, True), (9999, False)):
+        padded = spec | {"padding": padding | {"pad_id": pad_id, "pad_token": "x"}}
+        old_ids = sorted(with_derivations(padded, indispensable(padded)))
+        assert (pad_id in old_ids) == stays
+        made = trimmed(padded, {old: new for new, old in enumerate(old_ids)})
+        assert made["padding"] == (padded["padding"] | {"pad_id": old_ids.index(pad_id)} if stays else None)
+        Tokenizer.from_str(json.dumps(made))
+    frame = json.loads(json.dumps(spec["post_processor"]))
+    frame["processors"][1]["special_tokens"]["<|endoftext|>"]["ids"] = [9999]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {"post_processor": frame}))
+    with pytest.raises(ModelError, match="puts a token 9999 around texts"):
+        read_tokenizer(tmp_path)
