@@ -144,7 +144,7 @@ def _pruned(material: Material) -> Iterator[Candidate]:
             ffn_share=config.ffn_share * step,
             head_share=config.head_share * step,
             layers=int(config.layers * step),
-            heal_steps=getattr(config, "heal_steps", 100),
+            heal_steps=config.heal_steps,
         )
         folder = material.folder / f"pruned-{number}"
         try:

@@ -24,7 +24,7 @@ from pathlib import Path
 from docmill.data import storage
 from docmill.data.records import Partition
 from docmill.engine.compressed_models import manifest_version, publish
-from docmill.engine.compression.checkpoint import check_supported, local_source
+from docmill.engine.compression.checkpoint import check_supported, free_memory, local_source, weight_bytes
 from docmill.engine.compression.config import CompressConfig
 from docmill.engine.compression.errors import UnfitError
 from docmill.engine.errors import EngineError
@@ -36,7 +36,7 @@ from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
 from docmill.ops.compression.quality import CERTAINTY, Answered, certainty_of
 from docmill.ops.compression.report import CompressionReport, Side, Trial
-from docmill.ops.compression.runs import Runs, weight_bytes, with_source
+from docmill.ops.compression.runs import Runs, with_source
 from docmill.ops.errors import JobError, NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.progress import OnProgress, ignore_progress
@@ -168,6 +168,7 @@ def _first_that_holds(
             bits_per_weight=candidate.bits_per_weight,
             figures=candidate.figures,
         )
+        free_memory()  # of what made it: the engine's process wants the GPU
         try:
             answers = runs.answers_of(model, after)
             if candidate.judged is not None:

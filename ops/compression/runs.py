@@ -25,18 +25,12 @@ from docmill.ops.progress import OnProgress
 from docmill.ops.report import Report
 from docmill.ops.sample import Sample
 
-WEIGHTS = ".safetensors"
 WATCH_SECONDS = 0.1
 
 
 def with_source(model: ModelConfig, folder: Path) -> ModelConfig:
     """The same model in another folder."""
     return model.model_copy(update={"source": str(folder), "revision": None, "compress": None})
-
-
-def weight_bytes(folder: Path) -> int:
-    """Of a checkpoint's weights."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHTS))
 
 
 class Runs:

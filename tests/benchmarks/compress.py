@@ -35,7 +35,7 @@ from measuring import parser, write_result
 from docmill.data import storage
 from docmill.data.demo import demo_documents
 from docmill.data.layout import Layout
-from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model
+from docmill.engine.compression.checkpoint import linear_layers, load_model, save_model, weight_bytes
 from docmill.engine.compression.formats import Format
 from docmill.engine.config import ModelConfig
 from docmill.ops.accuracy import DAY, accuracy_job
@@ -44,7 +44,7 @@ from docmill.ops.compression.compress_job import compress_job
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.quality import Answered, compare
 from docmill.ops.compression.report import CompressionReport, Side, TaskQuality
-from docmill.ops.compression.runs import Runs, weight_bytes, with_source
+from docmill.ops.compression.runs import Runs, with_source
 from docmill.ops.errors import NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
