@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from docmill.data.layout import Layout
 from docmill.data.records import Partition
 from docmill.engine.compressed_models import checkpoint_uri
@@ -58,7 +60,7 @@ def with_changes(job: Job, changes: Mapping[str, Any]) -> Job:
 
     before = job.model.compress.model_dump(exclude_unset=True) if job.model.compress else {}
     given = {name: value for name, value in changes.items() if value is not None}
-    if "://" not in given.get("out", "://"):
+    if given.get("out") and "://" not in given["out"]:
         given["out"] = str(
             Path(given["out"]).expanduser().absolute()
         )  # in a job file it is from that file's folder
@@ -94,10 +96,10 @@ def _compress(job: Job, partition: Partition, *, again: bool) -> Compressed:
 
 
 def _settings(job: Job) -> str:
-    values = {"recipe": "auto"} | config_of(job).model_dump(exclude_defaults=True)
+    values = {"recipe": "auto"} | config_of(job).model_dump(mode="json", exclude_defaults=True)
     if values["out"] == Layout.models(job.output.uri):
         del values["out"]
-    return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
+    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10_000).strip()
 
 
 def _as_json(job: Job, compressed: Compressed) -> dict[str, Any]:

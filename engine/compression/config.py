@@ -45,9 +45,9 @@ class CompressConfig(BaseModel):
     """prune: whole layers."""
     heal_steps: Annotated[int, Field(ge=0)] = 100
     """prune: of distillation, about 4,000 tokens each; 0: none."""
-    keep_texts: str | None = None
+    keep_texts: Annotated[str, Field(min_length=1)] | None = None
     """trim: a folder of Parquet files with texts (the job's text column) whose tokens stay, beside those of the day."""
-    out: str | None = None
+    out: Annotated[str, Field(min_length=1)] | None = None
     """Folder or bucket of the models that were made, of this job alone; null: below the job's output."""
 
     @model_validator(mode="after")

@@ -59,6 +59,9 @@ def ensure_compressed(
     found = find_made(job)
     if found is not None and found.model.judged == judged_by(job):
         return found
+    tell(
+        f"no compressed model for these tasks yet: making it first, with recipe {config_of(job).recipe}", 0.0
+    )
     return compress_job(job, partition, tell=tell, on_progress=on_progress, stop=stop)
 
 

@@ -6,6 +6,7 @@ it was calibrated on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,10 +82,16 @@ def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves
                 "partition with more documents, or a larger `sample`"
             ])  # fmt: skip
     if (least := upper_bound([0.0] * numbers["judge"])) > config.max_drop:
+        total, enough = found.held_out.num_documents_total, 50 * math.ceil(7 / config.max_drop / 50)
+        more = (
+            f"Raise `sample` (now {config.sample:,}; about {enough:,.0f} are enough)"
+            if total > max(enough, config.sample)
+            else f"Partition {partition} has {total:,} documents; choose one with about {enough:,.0f} documents, and as "
+            "large a `sample`"
+        )
         raise JobError(job.name, [
             f"model.compress: on {numbers['judge']} held-out documents, answers that are all equal show a drop of less "
-            f"than {least:.1%} and no less; `max_drop` asks for {config.max_drop:.1%}. Raise `sample` (now "
-            f"{config.sample:,}; about {round(6.5 / config.max_drop, -1):,.0f} are enough), or `max_drop`"
+            f"than {least:.2%} and no less; `max_drop` asks for {config.max_drop:.2%}. {more}; or raise `max_drop`"
         ])  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from docmill.ops.compression.halves import Halves
 from docmill.ops.compression.quality import CERTAINTY, Answered, compare
 from docmill.ops.compression.recording import RecordingEngine
 from docmill.ops.compression.report import Side, TaskQuality
+from docmill.ops.errors import Stopped
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
 from docmill.ops.progress import OnProgress
@@ -49,6 +50,7 @@ class Runs:
             report = run_partition(
                 sample.job, Partition(), engine=recording, on_progress=self._on_progress, stop=self._stop
             )
+            self._heed()
             return report, recording
 
     def answers_of(self, model: ModelConfig, side: Side) -> dict[str, dict[str, Answered]]:
@@ -58,6 +60,7 @@ class Runs:
         try:
             with _peak_memory() as peak:
                 report = run_partition(job, Partition(), on_progress=self._on_progress, stop=self._stop)
+            self._heed()
             tokens = report.computed_tokens
             side.load_seconds.append(report.seconds.model_load)
             side.tokens_per_second.append((tokens.prompt + tokens.output) / report.seconds.fed)
@@ -65,6 +68,11 @@ class Runs:
             return {name: self._rows(name) for name in job.tasks}
         finally:
             storage.delete_folder(job.output.uri)
+
+    def _heed(self) -> None:
+        """Raises `Stopped` where it was asked for when a run had nothing left to stop, and so has ended as ever."""
+        if self._stop is not None and self._stop.is_set():
+            raise Stopped("the run was asked to stop", 0)
 
     def qualities(
         self,

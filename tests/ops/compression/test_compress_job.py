@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from docmill.ops.compression.compress_job import PAIRS, compress_job, ensure_com
 from docmill.ops.compression.quality import Answered
 from docmill.ops.compression.report import Side, TaskQuality
 from docmill.ops.compression.runs import Runs
-from docmill.ops.errors import JobError, NotWorthIt
+from docmill.ops.errors import JobError, NotWorthIt, Stopped
 from docmill.ops.job import Job
+from docmill.ops.progress import Progress
 
 TASK = "english"
 Losing = Callable[..., None]
@@ -140,6 +142,21 @@ def test_settings_that_do_not_fit_the_model_are_the_jobs_error(tmp_path: Path) -
     job = job_of(tmp_path, recipe="prune")
     with pytest.raises(JobError, match=r"model\.compress: 6 groups of heads cannot"):
         compress_job(job, Partition(), make=impossible)
+    assert published(job) == []
+
+
+def test_a_stop_that_comes_when_a_run_is_as_good_as_done_is_heeded(tmp_path: Path, losing: Losing) -> None:
+    losing(0.05)
+    job, stop, written = job_of(tmp_path, recipe="auto"), threading.Event(), []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.stage == "writing":
+            written.append(progress)
+            stop.set()
+
+    with pytest.raises(Stopped):
+        compress_job(job, Partition(), make=three, on_progress=on_progress, stop=stop)
+    assert written
     assert published(job) == []
 
 

@@ -71,6 +71,20 @@ def test_too_few_documents_are_said_before_anything_is_done(tmp_path: Path) -> N
 def test_a_budget_that_no_answers_could_show_to_be_kept_is_said(tmp_path: Path) -> None:
     job = job_of(tmp_path, [f"text {number}" for number in range(400)], max_drop=0.005)
     with pytest.raises(
-        JobError, match=r"show a drop of less than 1\.\d%.* `max_drop` asks for 0\.5%.*1,300 are"
+        JobError,
+        match=r"show a drop of less than 1\.\d+%.* `max_drop` asks for 0\.50%.*Partition all has 400 .*1,400 doc",
     ):
         halves(job, Partition(), config_of(job)).__enter__()
+
+
+def test_a_reference_column_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    job = job_of(
+        tmp_path, [f"text {number}" for number in range(100)], references={"english": "wrong"}, max_drop=0.2
+    )
+    with (
+        pytest.raises(
+            JobError, match=r"model\.compress\.references: no file .* columns wrong: .*'wrong' is missing"
+        ),
+        halves(job, Partition(), config_of(job)),
+    ):
+        pass
