@@ -84,10 +84,10 @@ def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves
     if (least := upper_bound([0.0] * numbers["judge"])) > config.max_drop:
         total, enough = found.held_out.num_documents_total, 50 * math.ceil(7 / config.max_drop / 50)
         more = (
-            f"Raise `sample` (now {config.sample:,}; about {enough:,.0f} are enough)"
+            f"Raise `sample` (now {config.sample:,}; about {enough:,} are enough)"
             if total > max(enough, config.sample)
-            else f"Partition {partition} has {total:,} documents; choose one with about {enough:,.0f} documents, and as "
-            "large a `sample`"
+            else f"Partition {partition} has {total:,} documents; choose one with about {enough:,} documents, and "
+            "as large a `sample`"
         )
         raise JobError(job.name, [
             f"model.compress: on {numbers['judge']} held-out documents, answers that are all equal show a drop of less "
