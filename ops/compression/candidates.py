@@ -62,6 +62,11 @@ def formats_of(config: CompressConfig, device: str) -> tuple[Format, ...]:
     return (config.recipe,) if config.recipe in ("int8", "fp8", "w4a16") else ()
 
 
+def num_attempts(config: CompressConfig) -> int:
+    """How many of a recipe's candidates may be published, at most."""
+    return len(BUDGETS) if config.recipe == "auto" else 1
+
+
 def candidates(material: Material) -> Iterator[Candidate]:
     """All of a recipe's, made as they are asked for."""
     recipe = material.config.recipe

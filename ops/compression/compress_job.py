@@ -30,11 +30,11 @@ from docmill.engine.compression.errors import UnfitError
 from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
 from docmill.engine.pool.config import PoolConfig
-from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
+from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates, num_attempts
 from docmill.ops.compression.corpus_tokens import corpus_tokens, find_kept
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
-from docmill.ops.compression.quality import CERTAINTY, Answered, certainty_of
+from docmill.ops.compression.quality import Answered, certainty_of
 from docmill.ops.compression.report import CompressionReport, Side, Trial
 from docmill.ops.compression.runs import Runs, with_source
 from docmill.ops.errors import JobError, NotWorthIt
@@ -179,7 +179,7 @@ def _first_that_holds(
         except EngineError as error:
             trial = trial.model_copy(update={"trouble": str(error)})
         else:
-            certainty = certainty_of(len(trials)) if is_auto else CERTAINTY
+            certainty = certainty_of(len(trials), num_attempts(config))
             trial = trial.model_copy(update={"tasks": runs.qualities(right, answers, certainty)})
         trials.append(trial)
         log.info("job=%s compress: %s: drop of at most %.4f", runs.job.name, trial.setting, trial.most_drop)

@@ -17,7 +17,8 @@ import xxhash
 from docmill.data.errors import SHARD_ERRORS
 from docmill.data.records import Partition
 from docmill.engine.compression.config import FEWEST_DOCUMENTS, CompressConfig
-from docmill.ops.compression.quality import upper_bound
+from docmill.ops.compression.candidates import num_attempts
+from docmill.ops.compression.quality import certainty_of, upper_bound
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
 from docmill.ops.partitions import find_shards
@@ -81,8 +82,11 @@ def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves
                 f"{found.held_out.num_documents_total}; {FEWEST_DOCUMENTS} with a text are the fewest. Choose a "
                 "partition with more documents, or a larger `sample`"
             ])  # fmt: skip
-    if (least := upper_bound([0.0] * numbers["judge"])) > config.max_drop:
-        total, enough = found.held_out.num_documents_total, 50 * math.ceil(7 / config.max_drop / 50)
+    attempts = num_attempts(config)
+    least = upper_bound([0.0] * numbers["judge"], certainty_of(attempts - 1, attempts))
+    if least > config.max_drop:
+        total, needed = found.held_out.num_documents_total, (7 if attempts == 1 else 9) / config.max_drop
+        enough = 50 * math.ceil(needed / 50)
         more = (
             f"Raise `sample` (now {config.sample:,}; about {enough:,} are enough)"
             if total > max(enough, config.sample)

@@ -1,14 +1,16 @@
 """Compressed models of the demo model, judged on documents that they were not made on: the real vLLM throughout.
 
-    .venv/bin/python tests/benchmarks/compress.py [--documents 700] [--parts recipes,trimmed,...]
+    .venv/bin/python tests/benchmarks/compress.py [--documents 700] [--parts int8,auto,...]
 
-recipes      `docmill compress` with int8, auto (4 and 8 bits) and prune (a quarter of the feed-forward width, healed):
-             what each task loses against the right answers, size, and tokens/s by turns with the source
-trimmed      the same with trim, on a larger partition; then every document of that day, where all answers have to be
+int8, auto, prune   `docmill compress` with int8, auto (4 and 8 bits) and prune (a quarter of the feed-forward width,
+             healed): what each task loses against the right answers, size, and tokens/s by turns with the source
+trim         the same with trim, on a larger partition; then every document of that day, where all answers have to be
              equal, and of the next, by the source model and by the trimmed one
 same_size    as many bits a weight, once in one format and once chosen by layer: loss on held-out documents
 vocabulary   a model of 150,000 tokens (random weights) trimmed to what the corpus needs: bytes, and time of a step
 guard        a model that was broken on purpose is refused, and nothing is left of it
+
+Parts that are not asked for stay in the file as they are, each with its date.
 
 The figure is the size of the INT8 model to the source's; it is met where every part did what the issue asks.
 """
@@ -24,6 +26,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -48,11 +51,13 @@ from docmill.ops.compression.runs import Runs, with_source
 from docmill.ops.errors import NotWorthIt
 from docmill.ops.job import Job
 from docmill.ops.partition_job import run_partition
+from docmill.ops.report import now
 from docmill.ops.sources import ensure_source
 
 SEED = 20261129  # the training never saw it
-PARTS = ("recipes", "trimmed", "same_size", "vocabulary", "guard")
+PARTS = ("int8", "auto", "prune", "trim", "same_size", "vocabulary", "guard")
 SAME_SIZE_DOCUMENTS = 300  # 4 bits are slow on a CPU without 16-bit arithmetic
+SHARES = {"auto": 2}  # times as many documents: several are tried, and each needs a tighter bound
 TRIM_SHARE = 4  # times as many documents on a day: what a vocabulary needs is told by many
 VOCABULARY_ROWS, VOCABULARY_PAIRS = 150_000, 3
 REFERENCES = {
@@ -77,18 +82,14 @@ def job_with(folder: Path, documents: int, days: int = 1, **compress: Any) -> Jo
     return job
 
 
-def recipes(folder: Path, documents: int) -> dict[str, Any]:
-    """Each recipe's report in short."""
-    found = {}
-    for recipe, settings in RECIPES.items():
-        job = job_with(folder, documents, recipe=recipe, **settings)
-        try:
-            report, refused = compress_job(job, job.partition(str(DAY)), tell=print).report, None
-        except NotWorthIt as error:
-            report, refused = error.report, str(error)
-        found[recipe] = _in_short(report) | {"refused": refused}
-        print(recipe, found[recipe], flush=True)
-    return found
+def recipe_part(recipe: str, folder: Path, documents: int) -> dict[str, Any]:
+    """The recipe's report in short."""
+    job = job_with(folder, documents * SHARES.get(recipe, 1), recipe=recipe, **RECIPES[recipe])
+    try:
+        report, refused = compress_job(job, job.partition(str(DAY)), tell=print).report, None
+    except NotWorthIt as error:
+        report, refused = error.report, str(error)
+    return _in_short(report) | {"refused": refused}
 
 
 def _in_short(report: CompressionReport) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def trimmed(folder: Path, documents: int) -> dict[str, Any]:
+def trim_part(folder: Path, documents: int) -> dict[str, Any]:
     """`docmill compress` with trim, then both models over every document of that day and of the next."""
     job = job_with(folder, TRIM_SHARE * documents, days=2, recipe="trim", max_drop=0.01, sample=2 * documents)
     made = compress_job(job, job.partition(str(DAY)), tell=print)
@@ -284,37 +285,35 @@ def main() -> None:
     wanted = arguments.parts.split(",")
     if unknown := set(wanted) - set(PARTS):
         options.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    does = {
-        "recipes": recipes,
-        "trimmed": trimmed,
+    does = {recipe: partial(recipe_part, recipe) for recipe in RECIPES} | {
+        "trim": trim_part,
         "same_size": same_size,
         "vocabulary": vocabulary,
         "guard": guard,
     }
-    found: dict[str, Any] = {}
+    written = arguments.out / "compress.json"
+    found: dict[str, Any] = json.loads(written.read_text())["parts"] if written.exists() else {}
     for part in wanted:
         with tempfile.TemporaryDirectory(prefix="docmill-compress-bench-") as folder:
-            found[part] = does[part](Path(folder), arguments.documents)
-            print(part, json.dumps(found[part]), flush=True)
+            figures = does[part](Path(folder), arguments.documents)
+        found[part] = {"date": now().isoformat(timespec="seconds"), "figures": figures}
+        print(part, json.dumps(found[part]), flush=True)
         write_result(  # after each part: should a later one fail, these figures stay
             "compress",
-            {"documents": arguments.documents, "seed": SEED, "references": REFERENCES, **found},
-            ratio=(found["recipes"]["int8"]["size_ratio"] or 1.0) if "recipes" in found else 1.0,
-            met=set(found) == set(PARTS) and _met(found),
+            {"documents": arguments.documents, "seed": SEED, "references": REFERENCES, "parts": found},
+            ratio=(found["int8"]["figures"]["size_ratio"] or 1.0) if "int8" in found else 1.0,
+            met=set(found) == set(PARTS) and _met({name: found[name]["figures"] for name in PARTS}),
             out=arguments.out,
         )
 
 
 def _met(found: Mapping[str, Any]) -> bool:
     """Whether each part did what it should; `same_size` and `vocabulary` have no bar."""
+    days = found["trim"]["days"]
     return (
-        all(recipe["published"] for recipe in found["recipes"].values())
-        and not any(task["differ"] for task in found["trimmed"]["days"][str(DAY)].values())
-        and all(
-            task["drop"] <= found["trimmed"]["max_drop"]
-            for day in found["trimmed"]["days"].values()
-            for task in day.values()
-        )
+        all(found[recipe]["published"] for recipe in (*RECIPES, "trim"))
+        and not any(task["differ"] for task in days[str(DAY)].values())
+        and all(task["drop"] <= found["trim"]["max_drop"] for day in days.values() for task in day.values())
         and found["guard"]["refused"]
         and not found["guard"]["left_behind"]
     )

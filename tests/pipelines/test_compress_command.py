@@ -61,7 +61,7 @@ def test_it_makes_a_model_once_and_again_where_it_is_told_to(job: Path, cli: Cli
         (("--sample", "3"), "--sample: expected greater than or equal to 40, got 3"),
         (
             ("--sample", "150", "--max-drop", "0.001"),
-            "Partition dt=2026-11-20 has 150 documents; choose one with about 7,000 documents",
+            "Partition dt=2026-11-20 has 150 documents; choose one with about 9,000 documents",
         ),
         (("--out", ""), "--out: is empty"),
         (("--sample", "41"), "documents to"),

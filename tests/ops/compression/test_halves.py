@@ -72,7 +72,7 @@ def test_a_budget_that_no_answers_could_show_to_be_kept_is_said(tmp_path: Path) 
     job = job_of(tmp_path, [f"text {number}" for number in range(400)], max_drop=0.005)
     with pytest.raises(
         JobError,
-        match=r"show a drop of less than 1\.\d+%.* `max_drop` asks for 0\.50%.*Partition all has 400 .*1,400 doc",
+        match=r"show a drop of less than 2\.\d+%.* `max_drop` asks for 0\.50%.*Partition all has 400 .*1,800 doc",
     ):
         halves(job, Partition(), config_of(job)).__enter__()
 

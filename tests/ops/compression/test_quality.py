@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from docmill.ops.compression.quality import Answered, chrf, compare, rouge_l, upper_bound
+from docmill.ops.compression.quality import (
+    CERTAINTY,
+    Answered,
+    certainty_of,
+    chrf,
+    compare,
+    rouge_l,
+    upper_bound,
+)
 from docmill.ops.tasks import AnyTask
 from docmill.ops.tasks.task import Task
 
@@ -86,3 +94,11 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
     held = sum(upper_bound(sample) >= true for sample in samples)
     assert held >= 0.93 * len(samples)
     assert upper_bound(samples[0]) < true + 0.06  # and is not merely large
+
+
+def test_several_tries_are_no_surer_together_than_one_alone() -> None:
+    assert certainty_of(0, 1) == CERTAINTY
+    doubts = [1 - certainty_of(attempt, 4) for attempt in range(4)]
+    assert sum(doubts) == pytest.approx(1 - CERTAINTY)
+    bounds = [upper_bound([0.0] * 399, certainty_of(attempt, 4)) for attempt in range(4)]
+    assert bounds == pytest.approx([0.0075, 0.01, 0.01, 0.01])
