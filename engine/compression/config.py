@@ -18,6 +18,8 @@ RECIPE_OF: dict[str, Recipe] = {
     "heal_steps": "prune",
     "keep_texts": "trim",
 }
+# Which shares of the divergence of all layers in the smallest formats `auto` allows, one try after the other.
+AUTO_BUDGETS = (1.0, 0.5, 0.25, 0.125)
 FEWEST_DOCUMENTS = 20  # in each half of a sample
 
 
@@ -57,6 +59,11 @@ class CompressConfig(BaseModel):
             if getattr(self, name) != fields[name].default and self.recipe != recipe:
                 raise ValueError(f"{name}: only with `recipe: {recipe}`; this is {self.recipe!r}")
         return self
+
+    @property
+    def num_attempts(self) -> int:
+        """How many models may be made and judged, of which the first that holds is published."""
+        return len(AUTO_BUDGETS) if self.recipe == "auto" else 1
 
     def key(self, source_fingerprint: str) -> str:
         """16 hex digits: of the source model and of all that decides what is made of it."""

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
-from docmill.engine.compression.config import CompressConfig
+from docmill.engine.compression.config import AUTO_BUDGETS, CompressConfig
 from docmill.engine.compression.errors import UnfitError
 from docmill.engine.compression.formats import Format, fast_formats
 from docmill.engine.compression.sequences import AskedSequence
 from docmill.ops.compression.corpus_tokens import CorpusTokens
 from docmill.ops.compression.report import CurvePoint, LayerPrecision
 
-BUDGETS = (1.0, 0.5, 0.25, 0.125)  # of the divergence that all layers in 8 bits would cost together
 CURVE_POINTS = 100
 # Requests that layers are measured and rounded on: each layer reads them several times over.
 MOST_SEQUENCES, MOST_TOKENS = 256, 1 << 17
@@ -62,11 +61,6 @@ def formats_of(config: CompressConfig, device: str) -> tuple[Format, ...]:
     return (config.recipe,) if config.recipe in ("int8", "fp8", "w4a16") else ()
 
 
-def num_attempts(config: CompressConfig) -> int:
-    """How many of a recipe's candidates may be published, at most."""
-    return len(BUDGETS) if config.recipe == "auto" else 1
-
-
 def candidates(material: Material) -> Iterator[Candidate]:
     """All of a recipe's, made as they are asked for."""
     recipe = material.config.recipe
@@ -91,7 +85,7 @@ def _quantised(material: Material) -> Iterator[Candidate]:
     ]
     everything = max(point.divergence for point in points)
     seen: list[Precisions] = []
-    for budget in BUDGETS:
+    for budget in AUTO_BUDGETS:
         precisions = choose(sensitivity, formats, max_divergence=everything * budget)
         if precisions in seen or not any(precisions.values()):
             continue

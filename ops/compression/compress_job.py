@@ -30,7 +30,7 @@ from docmill.engine.compression.errors import UnfitError
 from docmill.engine.errors import EngineError
 from docmill.engine.model_files import source_fingerprint
 from docmill.engine.pool.config import PoolConfig
-from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates, num_attempts
+from docmill.ops.compression.candidates import Candidate, Material, Tell, candidates
 from docmill.ops.compression.corpus_tokens import corpus_tokens, find_kept
 from docmill.ops.compression.halves import halves
 from docmill.ops.compression.made import Compressed, config_of, find_made, judged_by
@@ -179,7 +179,7 @@ def _first_that_holds(
         except EngineError as error:
             trial = trial.model_copy(update={"trouble": str(error)})
         else:
-            certainty = certainty_of(len(trials), num_attempts(config))
+            certainty = certainty_of(len(trials), config.num_attempts)
             trial = trial.model_copy(update={"tasks": runs.qualities(right, answers, certainty)})
         trials.append(trial)
         log.info("job=%s compress: %s: drop of at most %.4f", runs.job.name, trial.setting, trial.most_drop)

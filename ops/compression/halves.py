@@ -17,7 +17,6 @@ import xxhash
 from docmill.data.errors import SHARD_ERRORS
 from docmill.data.records import Partition
 from docmill.engine.compression.config import FEWEST_DOCUMENTS, CompressConfig
-from docmill.ops.compression.candidates import num_attempts
 from docmill.ops.compression.quality import certainty_of, upper_bound
 from docmill.ops.errors import JobError
 from docmill.ops.job import Job
@@ -82,7 +81,7 @@ def _check(job: Job, partition: Partition, config: CompressConfig, found: Halves
                 f"{found.held_out.num_documents_total}; {FEWEST_DOCUMENTS} with a text are the fewest. Choose a "
                 "partition with more documents, or a larger `sample`"
             ])  # fmt: skip
-    attempts = num_attempts(config)
+    attempts = config.num_attempts
     least = upper_bound([0.0] * numbers["judge"], certainty_of(attempts - 1, attempts))
     if least > config.max_drop:
         total, needed = found.held_out.num_documents_total, (7 if attempts == 1 else 9) / config.max_drop
